@@ -1,0 +1,153 @@
+"""Augmentation of a whole batch at once, each image by its own draw.
+
+Everything here is a pure function of tensors. The random numbers are drawn apart from their use, for a whole
+epoch at once, so that what happens to an image depends on the epoch and on its position in it, and on nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_resnets.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image.
+
+    Source: crop and flip as in He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2; cutout as
+    in DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", section 3;
+    mixup as in Zhang et al. (2018); CutMix as in Yun et al. (2019).
+
+    Args:
+        crop_padding: pixels added on each side before a random crop back to the size; 0 for no crop.
+        padding_mode: "constant" pads with black, as torchvision does; "reflect" mirrors the border.
+        flip: mirror left and right with probability one half.
+        cutout_size: side in pixels of a square hole, filled with the mean; 0 for none. A hole may hang over the edge.
+        cutout_holes: holes an image.
+        mixup_alpha: parameter of mixup's beta distribution, a batch at a time; 0 for none.
+        cutmix_alpha: the same for CutMix; with both given, each batch gets one of them.
+
+    Raises:
+        ConfigurationError: for a negative number, or an unknown padding mode.
+    """
+
+    crop_padding: int = 4
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    flip: bool = True
+    cutout_size: int = 0
+    cutout_holes: int = 1
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout_size", "cutout_holes", "mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(f"augment.{name}: {getattr(self, name)} is not allowed, give 0 or more")
+        if self.padding_mode not in ("constant", "reflect"):
+            raise ConfigurationError(f"augment.padding_mode: {self.padding_mode!r}, allowed are constant and reflect")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for n images: corners (n, 2) and holes (n, num_holes, 2) as (row, column), flips (n,) bool."""
+
+    corners: Tensor
+    flips: Tensor
+    holes: Tensor
+
+    def __getitem__(self, index: slice) -> Draws:
+        return Draws(self.corners[index], self.flips[index], self.holes[index])
+
+    def to(self, device: torch.device) -> Draws:
+        """The same numbers on another device."""
+        return Draws(self.corners.to(device), self.flips.to(device), self.holes.to(device))
+
+
+def draw(augmentation: Augmentation, num_images: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    """Draws what augmentation needs for `num_images` images of `size` (height, width) in pixels.
+
+    Each kind of number is always drawn, so that switching one augmentation off leaves the others as they were.
+    """
+    height, width = size
+    span = 2 * augmentation.crop_padding + 1
+    corners = torch.randint(span, (num_images, 2), generator=generator)
+    flips = torch.randint(2, (num_images,), generator=generator).bool() & augmentation.flip
+    holes = torch.rand(num_images, augmentation.cutout_holes, 2, generator=generator, dtype=torch.float64)
+    return Draws(corners, flips, (holes * torch.tensor([height, width])).long())
+
+
+def pad(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Pads uint8 images (n, h, w, c) to (n, h + 2p, w + 2p, c), contiguous."""
+    p = augmentation.crop_padding
+    if p == 0:
+        return images.contiguous()
+    if augmentation.padding_mode == "constant":
+        return F.pad(images, (0, 0, p, p, p, p))
+    height, width = images.shape[1:3]
+    if p >= min(height, width):
+        raise ConfigurationError(f"augment.crop_padding: reflecting {p} pixels needs images larger than {p} pixels")
+    rows, columns = _reflected(height, p, images.device), _reflected(width, p, images.device)
+    return images[:, rows][:, :, columns].contiguous()
+
+
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    positions = torch.arange(-padding, size + padding, device=device)
+    return (size - 1) - (positions.abs() - (size - 1)).abs()
+
+
+def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
+    """Takes images by index, each cropped at its corner and mirrored where its flip says so.
+
+    One `index_select` does it all: the padded images are seen as rows of one pixel, and image, corner and flip are
+    folded into the row's number.
+
+    Args:
+        padded: uint8 (N, H, W, c), contiguous.
+        index: (n,) which images.
+        draws: n draws.
+        size: height and width of the result.
+
+    Returns:
+        uint8 (n, h, w, c).
+    """
+    _, full_height, full_width, channels = padded.shape
+    height, width = size
+    rows = draws.corners[:, :1] + torch.arange(height, device=padded.device)  # (n, h)
+    columns = torch.arange(width, device=padded.device)
+    columns = torch.where(draws.flips[:, None], columns.flip(0), columns) + draws.corners[:, 1:]  # (n, w)
+    rows = (index[:, None] * full_height + rows) * full_width
+    pixels = (rows[:, :, None] + columns[:, None, :]).flatten()
+    return padded.view(-1, channels).index_select(0, pixels).view(len(index), height, width, channels)
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Maps uint8 images (n, h, w, c) to float32 (pixel - mean) / std, with mean and std (c,) on the scale 0 to 255."""
+    _, height, width, channels = images.shape
+    # rows of w * c numbers: broadcasting over the 3 channels alone takes seventy times as long on a CPU
+    rows = images.float().view(-1, height, width * channels)
+    return rows.sub_(mean.repeat(width)).div_(std.repeat(width)).view(-1, height, width, channels)
+
+
+def cutout(images: Tensor, holes: Tensor, hole_size: int) -> Tensor:
+    """Fills square holes of normalised images (n, h, w, c) with 0, which is the mean, in place.
+
+    Args:
+        images: the images, contiguous.
+        holes: (n, num_holes, 2) centres as (row, column) inside the image; the hole may hang over the edge.
+        hole_size: side in pixels; of an even side, the larger half lies before the centre.
+    """
+    num_images, height, width, channels = images.shape
+    offsets = torch.arange(hole_size, device=images.device) - hole_size // 2
+    # what hangs over the edge is moved onto it; that border is in the hole anyway, since the centre is in the image
+    rows = (holes[..., 0, None] + offsets).clamp_(0, height - 1)  # (n, num_holes, hole_size)
+    columns = (holes[..., 1, None] + offsets).clamp_(0, width - 1)
+    rows += torch.arange(num_images, device=images.device)[:, None, None] * height
+    pixels = (rows[..., :, None] * width + columns[..., None, :]).flatten()
+    images.view(-1, channels).index_fill_(0, pixels, 0.0)
+    return images

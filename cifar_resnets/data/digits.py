@@ -1,0 +1,52 @@
+"""Scikit-learn's handwritten digits: 1,797 real images inside a package, so that everything can be tried offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+
+# a mirrored digit is another sign
+DIGITS_AUGMENTATION = Augmentation(flip=False)
+
+
+class Digits(ImageDataModule):
+    """1,797 handwritten digits of 8x8 pixels, shown as 32x32 RGB; every fifth of a class is a test image.
+
+    Source: Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
+    the test part, as `sklearn.datasets.load_digits` ships it.
+
+    Args:
+        augment: what is done to the training images; nothing if null.
+        kwargs: see `ImageDataModule`.
+    """
+
+    def __init__(self, augment: Augmentation | None = DIGITS_AUGMENTATION, **kwargs: Any) -> None:
+        super().__init__(augment=augment, **kwargs)
+
+    def source_classes(self) -> Sequence[str]:
+        """The ten digits."""
+        return [str(digit) for digit in range(10)]
+
+    def load(self, split: Split) -> tuple[Images, Labels]:
+        """Reads a split."""
+        from sklearn.datasets import load_digits  # a second of import that other sources need not pay
+
+        digits = load_digits()
+        is_test = np.zeros(len(digits.target), dtype=bool)
+        for digit in range(10):
+            is_test[np.flatnonzero(digits.target == digit)[::5]] = True
+        chosen = is_test if split == "test" else ~is_test
+        images = np.stack([_enlarged(image) for image in digits.images[chosen]])
+        return images, digits.target[chosen].astype(np.int64)
+
+
+def _enlarged(image: np.ndarray[Any, np.dtype[np.float64]]) -> Images:
+    """An 8x8 image of 17 grey levels as 32x32 RGB."""
+    grey = Image.fromarray((image * 255 / 16).round().astype(np.uint8))
+    return np.asarray(grey.resize((32, 32), Image.Resampling.BILINEAR).convert("RGB"))

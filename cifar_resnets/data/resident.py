@@ -1,0 +1,188 @@
+"""Loaders whose images stay in memory as uint8, on the device that trains: a batch is one gather, no worker, no copy.
+
+Neither is a `torch.utils.data.DataLoader`: Lightning takes any iterable with a length, and leaves the sharding over
+ranks to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from cifar_resnets.data.augment import Augmentation, Draws, crop_and_flip, cutout, draw, normalize, pad
+from cifar_resnets.errors import ConfigurationError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class EpochSampler:
+    """The order of the images and their augmentation, as a function of (seed, epoch) alone.
+
+    Lightning calls `set_epoch` before each epoch, also after a resume.
+    """
+
+    def __init__(self, num_images: int, size: tuple[int, int], augmentation: Augmentation, seed: int) -> None:
+        self.num_images = num_images
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def generator(self, *keys: int) -> torch.Generator:
+        """A generator for this epoch and the given keys, independent of all others."""
+        state = np.random.SeedSequence((self.seed, self.epoch, *keys)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+    def plan(self) -> tuple[Tensor, Draws]:
+        """The images' order (num_images,) and a draw for each position in it."""
+        generator = self.generator()
+        order = torch.randperm(self.num_images, generator=generator)
+        return order, draw(self.augmentation, self.num_images, self.size, generator)
+
+
+class TrainLoader:
+    """Shuffled, augmented batches; the last, incomplete batch of an epoch is left out.
+
+    The images of a step, and what is done to each, are the same for any number of ranks: each rank takes its part of
+    the global batch. Only mixup and CutMix pair the images within a rank.
+
+    Args:
+        images: uint8 (n, h, w, c) on the device that is to train.
+        labels: int64 (n,).
+        batch_size: images an optimizer step over all ranks.
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        augmentation: what is done to each image.
+        seed: of the order and of the augmentation.
+        num_classes: for mixup and CutMix, whose labels are (n, num_classes) probabilities.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Raises:
+        ConfigurationError: when the batch is larger than the data or cannot be divided by the ranks.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: list[float],
+        std: list[float],
+        augmentation: Augmentation,
+        seed: int,
+        num_classes: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size > len(images):
+            raise ConfigurationError(f"batch_size: {batch_size} is more than the {len(images)} training images")
+        if batch_size % world_size:
+            raise ConfigurationError(f"batch_size: {batch_size} cannot be divided by {world_size} ranks")
+        self.size = (images.shape[1], images.shape[2])
+        self.sampler = EpochSampler(len(images), self.size, augmentation, seed)
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self._augmentation = augmentation
+        self._padded = pad(images, augmentation)
+        self._labels = labels
+        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+        self._mix = _mixing(augmentation, num_classes)
+
+    def __len__(self) -> int:
+        return self.sampler.num_images // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, draws = self.sampler.plan()
+        order, draws = order.to(self._padded.device), draws.to(self._padded.device)
+        share = self.batch_size // self.world_size
+        for step in range(len(self)):
+            start = step * self.batch_size + self.rank * share
+            yield self._batch(step, order[start : start + share], draws[start : start + share])
+
+    def _batch(self, step: int, index: Tensor, draws: Draws) -> Batch:
+        images = normalize(crop_and_flip(self._padded, index, draws, self.size), self._mean, self._std)
+        if self._augmentation.cutout_size and self._augmentation.cutout_holes:
+            cutout(images, draws.holes, self._augmentation.cutout_size)
+        batch = images.permute(0, 3, 1, 2), self._labels[index]  # (n, c, h, w), channels_last in memory
+        return batch if self._mix is None else self._mixed(step, batch)
+
+    def _mixed(self, step: int, batch: Batch) -> Batch:
+        # torchvision's mixing draws from the global generator: lend it a state of this step's own
+        assert self._mix is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.sampler.generator(step, self.rank).initial_seed())
+            images, labels = self._mix(*batch)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+
+class EvalLoader:
+    """Every image exactly once over all ranks, in order, in batches of nearly equal size.
+
+    All ranks get the same number of batches, because DistributedDataParallel synchronises buffers in each forward.
+
+    Args:
+        images: uint8 (n, h, w, c) on the device that evaluates.
+        labels: int64 (n,).
+        batch_size: images a batch over all ranks, at most.
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Raises:
+        ConfigurationError: when there are fewer images than ranks, or none.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: list[float],
+        std: list[float],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if len(images) < world_size:
+            raise ConfigurationError(f"devices: {len(images)} images cannot be shared by {world_size} ranks")
+        self.rank, self.world_size = rank, world_size
+        self._images, self._labels = images, labels
+        self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)
+        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self._num_batches):
+            part = self.part(step, self.rank)
+            images = normalize(self._images[part], self._mean, self._std)
+            yield images.permute(0, 3, 1, 2), self._labels[part]
+
+    def part(self, step: int, rank: int) -> slice:
+        """The images that a rank evaluates in a step."""
+        parts, part = self._num_batches * self.world_size, step * self.world_size + rank
+        return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
+
+
+def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(values, dtype=torch.float64).mul(255).float().to(device) for values in (mean, std))  # type: ignore[return-value]  # two values in, two out
+
+
+def _mixing(augmentation: Augmentation, num_classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
+    choices: list[v2.Transform] = []
+    if augmentation.mixup_alpha:
+        choices.append(v2.MixUp(alpha=augmentation.mixup_alpha, num_classes=num_classes))
+    if augmentation.cutmix_alpha:
+        choices.append(v2.CutMix(alpha=augmentation.cutmix_alpha, num_classes=num_classes))
+    return v2.RandomChoice(choices) if choices else None

@@ -1,0 +1,38 @@
+"""What a user can get wrong: each class with the exit status that the command line ends with.
+
+A message is one line that says what is wrong, where (file, key, value), and the remedy.
+"""
+
+
+class UserError(ValueError):
+    """Base of the errors that a user can cause and mend."""
+
+    exit_status = 2
+
+
+class ConfigurationError(UserError):
+    """An argument, a key or a value that does not make sense."""
+
+
+class DataError(UserError):
+    """Images or labels that are missing, damaged or contradictory."""
+
+    exit_status = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another network."""
+
+    exit_status = 4
+
+
+class DivergenceError(UserError):
+    """A loss that is no longer finite."""
+
+    exit_status = 5
+
+
+class OutputError(UserError):
+    """A folder that cannot be written, or a disk that is full."""
+
+    exit_status = 6

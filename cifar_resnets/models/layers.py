@@ -1,0 +1,276 @@
+"""What the families share: convolutions, shortcuts, initialisation, and timm's interface."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg
+from timm.models import resolve_pretrained_cfg as resolve_cfg
+from torch import Tensor, nn
+
+from cifar_resnets.errors import ConfigurationError
+
+SHORTCUTS = {
+    "A": "zero channels where the shape changes",
+    "B": "projection where the shape changes",
+    "C": "projection everywhere",
+}
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Build a 3x3 convolution without bias, because a batch norm always follows it.
+
+    Args:
+        in_channels: Channels coming in.
+        out_channels: Channels going out.
+        stride: Step in pixels; 2 halves height and width, rounding up.
+
+    Returns:
+        The convolution: (n, in_channels, h, w) -> (n, out_channels, ceil(h / stride), ceil(w / stride)).
+    """
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A: a strided identity whose new channels are zero, so it has no parameters.
+
+    Source: He et al. (2015), "Deep residual learning for image recognition", section 3.3, option A. The
+    paper does not say where the zero channels lie; half before and half after is this project's choice.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the shortcut.
+
+        Args:
+            in_channels: Channels coming in.
+            out_channels: Channels going out; half of the new ones lie before the old ones, half after.
+            stride: Step in pixels.
+
+        Raises:
+            ConfigurationError: If fewer channels go out than come in.
+        """
+        super().__init__()
+        # F.pad takes negative amounts and would silently drop channels.
+        if out_channels < in_channels:
+            raise ConfigurationError(
+                f"shortcut='A' can only add channels, but the widths go from {in_channels} to {out_channels}: "
+                "use shortcut='B'"
+            )
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subsample and pad.
+
+        Args:
+            x: Features (n, in_channels, h, w).
+
+        Returns:
+            Features (n, out_channels, ceil(h / stride), ceil(w / stride)).
+        """
+        x = x[:, :, :: self.stride, :: self.stride]  # (n, 16, 32, 32) -> (n, 16, 16, 16)
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (n, 32, 16, 16)
+
+    def extra_repr(self) -> str:
+        """Show the stride and the padding when the network is printed."""
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Build what a residual block adds to its output.
+
+    Args:
+        option: "A", "B" or "C" as in He et al.; see `SHORTCUTS`.
+        in_channels: Channels coming into the block.
+        out_channels: Channels going out of the block.
+        stride: Step of the block in pixels.
+
+    Returns:
+        An identity, a `ZeroPadShortcut`, or a 1x1 convolution with batch norm.
+
+    Raises:
+        ConfigurationError: If `option` is none of the three.
+
+    Source: He et al. (2015), section 3.3 and section 4.1, options A, B and C.
+    """
+    if option not in SHORTCUTS:
+        allowed = ", ".join(f"{name!r} ({meaning})" for name, meaning in SHORTCUTS.items())
+        raise ConfigurationError(f"shortcut={option!r} is unknown: use {allowed}")
+    same_shape = stride == 1 and in_channels == out_channels
+    if option == "C" or (option == "B" and not same_shape):
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return nn.Identity() if same_shape else ZeroPadShortcut(in_channels, out_channels, stride)
+
+
+def init_he(module: nn.Module) -> None:
+    """Initialise one convolution or batch norm; made for `network.apply(init_he)`.
+
+    The classifier keeps PyTorch's default: no ReLU follows it, so the reasoning behind He's formula
+    does not hold there.
+
+    Args:
+        module: Any module; those that are neither convolution nor batch norm are left alone.
+
+    Source: He et al. (2015), "Delving deep into rectifiers", section 2.2: normal with standard deviation
+    sqrt(2 / fan), with the fan counted over outputs, which keeps the scale of gradients.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class TimmNetwork(nn.Module):
+    """The interface that timm expects of a network, given `forward_features` and a head.
+
+    A subclass builds its layers, calls `add_head` LAST, and defines `forward_features`. The order
+    matters: timm's `features_only` rebuilds a network from its modules in the order of registration.
+
+    Attributes:
+        num_classes: Length of the logits; 0 without a classifier.
+        in_chans: Channels of the images.
+        num_features: Channels that `forward_features` returns.
+        drop_rate: Probability of the dropout before the classifier.
+        feature_info: For each stage its channels, its reduction (pixels of the image a pixel of the
+            features stands for, along one side) and its module's name.
+    """
+
+    num_classes: int
+    in_chans: int
+    num_features: int
+    head_hidden_size: int
+    drop_rate: float
+    feature_info: list[dict[str, Any]]
+
+    def add_head(
+        self, global_pool: nn.Module, num_features: int, num_classes: int, drop_rate: float, bias: bool = True
+    ) -> None:
+        """Append pooling, dropout and classifier.
+
+        Args:
+            global_pool: Module from (n, num_features, h, w) to (n, num_features, 1, 1).
+            num_features: Channels that `forward_features` returns.
+            num_classes: Length of the logits; 0 for no classifier.
+            drop_rate: Probability with which a pooled feature is zeroed in training.
+            bias: Whether the classifier has a bias.
+
+        Raises:
+            ConfigurationError: If `num_classes` is negative.
+            ValueError: If `drop_rate` is no probability.
+        """
+        self.num_features = self.head_hidden_size = num_features
+        self.drop_rate = drop_rate
+        self.head_bias = bias
+        self.global_pool = global_pool
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier: a linear layer, or an identity if there are no classes."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one.
+
+        Args:
+            num_classes: Length of the logits; 0 makes the network return its pooled features.
+
+        Raises:
+            ConfigurationError: If `num_classes` is negative.
+        """
+        if num_classes < 0:
+            raise ConfigurationError(f"num_classes={num_classes} is negative: use 0 for pooled features, or more")
+        self.num_classes = num_classes
+        # The network may have moved or changed its precision since it was built.
+        placement = next(self.parameters())
+        self.fc: nn.Module = nn.Identity()
+        if num_classes:
+            self.fc = nn.Linear(self.num_features, num_classes, bias=self.head_bias).to(placement)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return what the last stage sees in the images.
+
+        Args:
+            images: Normalised images (n, in_chans, h, w).
+
+        Returns:
+            Features (n, num_features, h', w') before pooling.
+        """
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the features and classify them.
+
+        Args:
+            features: What `forward_features` returned (n, num_features, h', w').
+            pre_logits: Stop before the classifier.
+
+        Returns:
+            Logits (n, num_classes), or pooled features (n, num_features).
+        """
+        pooled: Tensor = self.global_pool(features).flatten(1)  # (n, 64, 8, 8) -> (n, 64)
+        pooled = self.head_drop(pooled)  # (n, 64)
+        if pre_logits:
+            return pooled
+        logits: Tensor = self.fc(pooled)  # (n, 10)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: Normalised images (n, in_chans, h, w), 8 by 8 pixels or larger.
+
+        Returns:
+            Logits (n, num_classes), or pooled features (n, num_features) if there are no classes.
+        """
+        return self.forward_head(self.forward_features(images))
+
+
+def cifar_cfg() -> dict[str, Any]:
+    """Return timm's description of a network for CIFAR-10: sizes, statistics of the training set, names.
+
+    Returns:
+        Keywords of `timm.models.PretrainedCfg`.
+    """
+    return {
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "crop_pct": 1.0,
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+        "first_conv": "conv1",
+        "classifier": "fc",
+    }
+
+
+def build_network(
+    network: type[TimmNetwork], name: str, pretrained: bool, num_stages: int, **arguments: Any
+) -> nn.Module:
+    """Build a registered network the way timm does, without its silent surprises.
+
+    Args:
+        network: Class to build.
+        name: Registered name.
+        pretrained: Load weights; only possible where the caller says which (timm's `pretrained_cfg` or
+            `pretrained_cfg_overlay`), because this project ships none.
+        num_stages: Stages that `features_only=True` returns.
+        **arguments: Keywords for `network` and for timm. A misspelt one raises TypeError.
+
+    Returns:
+        The network, or timm's wrapper around it for `features_only=True`.
+
+    Raises:
+        ConfigurationError: If `pretrained` is set and there are no weights to load.
+    """
+    cfg = resolve_cfg(name, arguments.get("pretrained_cfg"), arguments.get("pretrained_cfg_overlay"))
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        raise ConfigurationError(
+            f"pretrained=True: there are no pretrained weights for {name}; "
+            "leave it out, or load a file of your own with checkpoint_path"
+        )
+    # timm pops entries from feature_cfg, hence a new one for each network.
+    feature_cfg = {"out_indices": tuple(range(num_stages))}
+    return build_model_with_cfg(network, name, pretrained, feature_cfg=feature_cfg, **arguments)
