@@ -1,0 +1,1 @@
+"""Images in memory, one LightningDataModule a source; import a source by its module."""

@@ -1,0 +1,78 @@
+"""The command line's entry: light commands and error messages, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cifar_resnets import __version__
+from cifar_resnets.errors import ConfigurationError, UserError
+
+COMMANDS = {
+    "fit": "train a network, then test the checkpoint that was best on validation",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images, class by class",
+    "predict": "write a checkpoint's predictions for the test images",
+}
+HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
+
+Train, test, explain and compare residual networks on CIFAR-10.
+
+commands:
+{chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
+
+options:
+  --version  print the version
+  --debug    show the traceback of an error
+
+  cifar-resnets fit -c configs/recipes/quickstart.yaml
+  cifar-resnets COMMAND --help   lists all options of a command"""
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Raises:
+        SystemExit: with the exit status of an error, see `cifar_resnets.errors`; 130 after Ctrl-C.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("--help", "-h"):
+        print(HELP)
+    elif args[0] == "--version":
+        print(f"cifar-resnets {__version__}")
+    else:
+        _run(args, debug)
+
+
+def _run(args: list[str], debug: bool) -> None:
+    try:
+        if args[0] not in COMMANDS:
+            raise ConfigurationError(f"{args[0]!r} is not a command, give one of {', '.join(COMMANDS)}")
+        from cifar_resnets.cli import run  # torch and lightning take seconds
+
+        run(args)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_status)
+    except OSError as error:
+        if debug or error.errno not in CANNOT_WRITE:
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}", 6)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"cifar-resnets: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What happens around training: what the console shows, and the files beside the logs."""

@@ -1,0 +1,77 @@
+"""What the console shows while training: a header, and a line an epoch; the bar on a terminal is Lightning's."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import lightning.pytorch as pl
+
+from cifar_resnets.classifier import ImageClassifier, run_length
+from cifar_resnets.data.base import ImageDataModule
+
+
+class EpochLines(pl.Callback):
+    """Prints what is trained on what, and a line at the end of each epoch with the time that is left."""
+
+    def __init__(self) -> None:
+        self._first_epoch = 0
+        self._started = self._epoch_started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the header."""
+        self._first_epoch, self._started = trainer.current_epoch, time.monotonic()
+        assert isinstance(pl_module, ImageClassifier)
+        parameters = sum(p.numel() for p in pl_module.network.parameters())
+        _print(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
+        if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
+            _print(trainer, f"{type(data).__name__}: {data.summary()}")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line of the epoch before: its figures are complete only after all `on_train_epoch_end` hooks."""
+        if trainer.current_epoch > self._first_epoch:
+            self._print_line(trainer)
+        self._epoch_started = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line of the last epoch."""
+        if trainer.current_epoch > self._first_epoch:
+            self._print_line(trainer)
+
+    def _print_line(self, trainer: pl.Trainer) -> None:
+        now = time.monotonic()
+        total, per_epoch = run_length(trainer)
+        epochs, done = math.ceil(total / per_epoch), trainer.current_epoch
+        left = (now - self._started) / (done - self._first_epoch) * (epochs - done)
+        _print(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
+
+
+def epoch_line(done: int, epochs: int, metrics: dict[str, object], seconds: float, left: float) -> str:
+    """One epoch in at most 80 characters."""
+
+    def figure(name: str, scale: float, form: str) -> str:
+        return format(float(metrics[name]) * scale, form) if name in metrics else "-"  # type: ignore[arg-type]  # tensors
+
+    parts = [
+        f"epoch {done:>{len(str(epochs))}}/{epochs}",
+        f"loss {figure('train/loss', 1, '.4f')}",
+        f"train {figure('train/acc', 100, '5.2f')} %",
+        f"val {figure('val/acc', 100, '5.2f')} %",
+        f"{seconds:.1f} s",
+    ]
+    return "  ".join([*parts, f"ETA {duration(left)}"] if done < epochs else parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _print(trainer: pl.Trainer, line: str) -> None:
+    """Prints on rank 0, above the progress bar where there is one."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(line)
+    elif trainer.is_global_zero:
+        print(line, flush=True)

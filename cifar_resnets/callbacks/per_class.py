@@ -1,0 +1,65 @@
+"""The figures of each class after a test, on the console and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.table import Table
+
+from cifar_resnets.classifier import ImageClassifier
+
+
+class PerClassReport(pl.Callback):
+    """Prints a table of the classes after `test` and `validate`, and writes `test.json` or `val.json`.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports the test images."""
+        self._report(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports the validation images, but not in the middle of a fit."""
+        if trainer.state.fn == "validate":
+            self._report(trainer, pl_module, "val")
+
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(module, ImageClassifier)
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        figures = module.evaluations[stage].to_dict(module.class_names)
+        report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": module.hparams["network"], **figures}
+        path = self.run_dir / f"{stage}.json"
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        Console().print(class_table(report))
+
+
+def class_table(report: dict[str, Any]) -> Table:
+    """The table that the console shows."""
+    title = {"test": "Test images", "val": "Validation images"}[report["stage"]]
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in ("accuracy", "95 % interval", "correct", "images"):
+        table.add_column(heading, justify="right")
+    for row in report["classes"]:
+        table.add_row(row["name"], *_cells(row))
+    table.add_section()
+    table.add_row("all", *_cells(report), style="bold")
+    return table
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    if row["accuracy"] is None:
+        return "-", "-", "0", "0"
+    low, high = row["interval"]
+    interval = f"{low:.2%} - {high:.2%}".replace("%", " %")
+    return f"{row['accuracy']:.2%}".replace("%", " %"), interval, f"{row['correct']:,}", f"{row['images']:,}"

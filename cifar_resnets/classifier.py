@@ -1,0 +1,242 @@
+"""The one LightningModule: any network, its loss, metrics, optimizer and schedule."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+import cifar_resnets.models  # noqa: F401  # registers the networks
+from cifar_resnets import __version__
+from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.errors import ConfigurationError, DivergenceError
+from cifar_resnets.metrics import Evaluation, EvaluationMetrics
+from cifar_resnets.optimizers import build_optimizer
+from cifar_resnets.schedules import Cosine, Schedule
+
+
+class ImageClassifier(pl.LightningModule):
+    """Trains and evaluates an image classifier.
+
+    Batches are (images, labels): images float (n, 3, h, w), normalised; labels int64 (n,), or probabilities
+    (n, num_classes) after mixup. Everything is logged once an epoch, so that a step costs no device synchronisation.
+
+    Args:
+        class_names: names of the classes, in the order of the labels; from the data source on the command line.
+        network: a name of timm's registry: `cifar_resnet20`, ..., or any of timm's own.
+        network_args: more arguments of the network, for example `{shortcut: B}`.
+        label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
+        optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has momentum 0.9 and Nesterov.
+        lr: base learning rate of the schedule; the peak of a one-cycle.
+        weight_decay: weight decay.
+        decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
+        optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
+        schedule: OneCycle, Step, Cosine or Constant.
+        channels_last: keep weights in the memory format that is fastest for convolutions.
+
+    Raises:
+        ConfigurationError: for an unknown network or a value out of range.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        network: str = "cifar_resnet20",
+        network_args: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        optimizer: str = "SGD",
+        lr: float = 0.1,
+        weight_decay: float = 5e-4,
+        decay_norm_and_bias: bool = True,
+        optimizer_args: dict[str, Any] | None = None,
+        schedule: Schedule | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
+        _require(lr > 0, "lr", lr, "a number above 0")
+        _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
+        self.class_names = list(class_names)
+        self.network = create_network(network, len(self.class_names), network_args)
+        if channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of torch
+        self.label_smoothing = label_smoothing
+        if isinstance(schedule, Mapping):  # from the hyperparameters of a checkpoint
+            schedule = Schedule.from_config(schedule)
+        self.schedule = schedule or Cosine()
+        hparams = {
+            "class_names": self.class_names,
+            "network": network,
+            "network_args": network_args or {},
+            "label_smoothing": label_smoothing,
+            "optimizer": optimizer,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "decay_norm_and_bias": decay_norm_and_bias,
+            "optimizer_args": optimizer_args or {},
+            "schedule": self.schedule.to_config(),
+            "channels_last": channels_last,
+        }
+        # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known
+        self.save_hyperparameters(hparams, logger=False)
+        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.val_metrics = EvaluationMetrics(len(self.class_names))
+        self.test_metrics = EvaluationMetrics(len(self.class_names))
+        self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
+        self._rates: dict[str, float] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, num_classes) of normalised images (n, 3, h, w)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    # Training.
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        self.train_loss.update(loss.detach(), weight=len(images))
+        self.train_acc.update((logits.detach().argmax(dim=1) == hard).float())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes the rate and the momentum that this step uses."""
+        group = optimizer.param_groups[0]
+        self._rates = {"lr": float(group["lr"])}
+        if "momentum" in group or "betas" in group:
+            self._rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's training figures, with the rate of its last step."""
+        self._stop_if_diverged()
+        self._log({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute(), **self._rates})
+        self.train_loss.reset()
+        self.train_acc.reset()
+
+    def on_validation_start(self) -> None:
+        """Stops before a diverged network is validated and takes the place of the last checkpoint."""
+        self._stop_if_diverged()
+
+    def _stop_if_diverged(self) -> None:
+        if self.train_loss.update_called and not math.isfinite(loss := self.train_loss.compute().item()):
+            raise DivergenceError(
+                f"the training loss became {loss} in epoch {self.current_epoch}, at a learning rate of "
+                f"{self._rates.get('lr', math.nan):.3g}: try a lower model.lr or a longer warm-up"
+            )
+
+    # Evaluation.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Takes in a validation batch."""
+        images, labels = batch
+        self.val_metrics.update(self(images), labels)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Takes in a test batch."""
+        images, labels = batch
+        self.test_metrics.update(self(images), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation figures."""
+        self._evaluated("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test figures."""
+        self._evaluated("test", self.test_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Probabilities (n, num_classes) of a batch."""
+        return self(batch[0]).float().softmax(dim=1)
+
+    def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
+        self.evaluations[stage] = metrics.pop()
+        self._log(self.evaluations[stage].scalars(stage, self.class_names))
+
+    def _log(self, values: Mapping[str, float | Tensor]) -> None:
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in ("train/loss", "val/acc"))
+
+    # Optimisation.
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with the schedule stepped after each of its steps."""
+        hparams = self.hparams
+        optimizer = build_optimizer(
+            self.network,
+            hparams["optimizer"],
+            hparams["lr"],
+            hparams["weight_decay"],
+            hparams["decay_norm_and_bias"],
+            hparams["optimizer_args"],
+        )
+        total, per_epoch = run_length(self.trainer)
+        scheduler = self.schedule.build(optimizer, total, per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Checkpoints.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what is needed to test the network on the same data without any other file."""
+        checkpoint["cifar_resnets_version"] = __version__
+        if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
+            checkpoint["data"] = data.describe()
+
+
+def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """Builds a network of timm's registry, ours or theirs, for RGB images.
+
+    Raises:
+        ConfigurationError: for an unknown name, or arguments that the network does not take.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f", did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigurationError(f"model.network: {name!r} is not in timm's registry{hint}")
+    try:
+        return timm.create_model(name, num_classes=num_classes, **(network_args or {}))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"model.network_args of {name}: {error}") from error
+
+
+def run_length(trainer: pl.Trainer) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of an epoch.
+
+    Counted from the data: `estimated_stepping_batches` sets up the loaders too early to resume within an epoch.
+
+    Raises:
+        ConfigurationError: when the run has no end.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ImageDataModule):
+        total = int(trainer.estimated_stepping_batches)
+        return total, max(1, total // (trainer.max_epochs or 1))
+    batches, limit = data.num_train_batches, trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        ends.append(trainer.max_epochs * per_epoch)
+    if not ends:
+        raise ConfigurationError("trainer: give max_epochs or max_steps, the schedule must know the run's length")
+    return max(1, min(ends)), per_epoch
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"model.{name}: {value} is not allowed, give {allowed}")

@@ -1,0 +1,240 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision; downloaded once if they are not there."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision
+from filelock import FileLock, Timeout
+from torchvision.datasets.utils import check_integrity
+
+from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+from cifar_resnets.errors import DataError
+
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+# the fine labels, in the order of the labels, which is the alphabet's
+CIFAR100_CLASSES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+""".split()
+
+TIMEOUT = 30  # seconds without a byte from the server
+
+logger = logging.getLogger(__name__)
+
+
+class CIFAR10(ImageDataModule):
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in ten classes.
+
+    A folder `cifar-10-batches-py` is used where it lies, and nothing is written beside it. Without one, the archive
+    `cifar-10-python.tar.gz` in `root` is unpacked, and without that it is downloaded (170 MB), once for all processes.
+
+    Source: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
+
+    Args:
+        root: the folder that holds `cifar-10-batches-py` (`cifar-100-python`), or that folder itself.
+        kwargs: see `ImageDataModule`.
+    """
+
+    _source = torchvision.datasets.CIFAR10
+    _names = CIFAR10_CLASSES
+
+    def __init__(self, root: str = "data", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+
+    def source_classes(self) -> Sequence[str]:
+        """The names of the classes, known without any file."""
+        return self._names
+
+    def prepare_data(self) -> None:
+        """Downloads and unpacks the images if they are not there, and verifies them.
+
+        Raises:
+            DataError: when they can be neither found nor had, or are damaged.
+        """
+        folder = find_folder(self._source, self._root) or obtain(self._source, self._root)
+        _verify(self._source, folder)
+
+    def load(self, split: Split) -> tuple[Images, Labels]:
+        """Reads a split; raises DataError when it is not there, damaged or another data set."""
+        folder = find_folder(self._source, self._root)
+        if folder is None:
+            raise _failed(self._source, self._root, f"there is no {self._source.base_folder}")
+        return read(self._source, folder, split, self._names)
+
+    @property
+    def _root(self) -> Path:
+        return Path(os.path.abspath(os.path.expanduser(self.root)))
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in a hundred classes.
+
+    As `CIFAR10`, from `cifar-100-python` or `cifar-100-python.tar.gz`.
+    """
+
+    _source = torchvision.datasets.CIFAR100
+    _names = CIFAR100_CLASSES
+
+
+# `source` below is one of torchvision's two classes: it knows the URL, the names of the files and their checksums.
+
+
+def find_folder(source: Any, root: Path) -> Path | None:
+    """The folder with the batches: inside `root`, or `root` itself; None if there is neither."""
+    inside = root / source.base_folder
+    if os.path.isdir(inside):
+        return inside
+    return root if any(os.path.exists(root / name) for name, _ in _files(source)) else None
+
+
+def find_damage(source: Any, folder: Path) -> str | None:
+    """Which file of the folder is missing or damaged; None if all are sound."""
+    for name, md5 in _files(source):
+        path = folder / name
+        if not os.path.exists(path):
+            return f"{path} is missing"
+        try:
+            if not check_integrity(path, md5):
+                return f"{path} is damaged (its md5 is not {md5})"
+        except OSError as error:
+            return f"{path} cannot be read ({_reason(error)})"
+    return None
+
+
+def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple[Images, Labels]:
+    """Reads a split with torchvision, which verifies the files; images (n, 32, 32, 3) and labels (n,).
+
+    Raises:
+        DataError: when a file is missing or damaged, or the classes are not those in `names`.
+    """
+    # torchvision looks for base_folder inside its root; here the folder is known, whatever its name
+    in_place = type(source.__name__, (source,), {"base_folder": ""})
+    try:
+        dataset = in_place(folder, train=split == "train")
+    except (RuntimeError, OSError):  # torchvision does not say which file
+        _verify(source, folder)
+        raise
+    if list(dataset.classes) != list(names):
+        raise DataError(f"{folder / source.meta['filename']}: its class names are not those of {source.__name__}")
+    # torchvision's array is a transposed view, and the loader wants rows of whole pixels
+    return np.ascontiguousarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
+
+
+def obtain(source: Any, root: Path) -> Path:
+    """Puts the folder with the batches into `root`, from the archive there or from the network; returns its path.
+
+    One process at a time: who comes second waits and finds it there. After a failure nothing is left behind.
+
+    Raises:
+        DataError: with what failed, and which file to put where.
+    """
+    folder = root / source.base_folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _one_process(root / f".{source.filename}.lock"):
+            if not folder.is_dir():
+                _install(source, root)
+    except OSError as error:
+        raise _failed(source, root, f"the folder cannot be written ({_reason(error)})") from error
+    return folder
+
+
+def _install(source: Any, root: Path) -> None:
+    # always the same name: what a killed process has left is removed by the next one
+    work = root / f".{source.base_folder}.part"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        archive = root / source.filename
+        if not archive.exists():
+            archive = _download(source, root, work)
+        _unpack(source, root, archive, work)
+        os.rename(work / source.base_folder, root / source.base_folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _download(source: Any, root: Path, folder: Path) -> Path:
+    logger.info("downloading %s into %s", source.url, root)
+    path = folder / source.filename
+    try:
+        with urllib.request.urlopen(source.url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+            shutil.copyfileobj(response, file, 1 << 20)
+        expected = int(response.headers.get("Content-Length") or path.stat().st_size)
+        if path.stat().st_size < expected:  # http.client does not notice
+            raise OSError(f"the connection ended after {path.stat().st_size:,} of {expected:,} bytes")
+        if not check_integrity(path, source.tgz_md5):
+            raise OSError("something else came: the md5 is wrong")
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(source, root, f"{source.url} cannot be downloaded ({_reason(error)})") from error
+    return path
+
+
+def _unpack(source: Any, root: Path, archive: Path, folder: Path) -> None:
+    try:
+        if not check_integrity(archive, source.tgz_md5):
+            raise OSError(f"its md5 is not {source.tgz_md5}")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")  # refuses whatever would land outside the folder
+        if damage := find_damage(source, folder / source.base_folder):
+            raise OSError(f"in it {os.path.relpath(damage, folder)}")
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise _failed(source, root, f"{archive.name} cannot be unpacked ({_reason(error)})") from error
+
+
+@contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("waiting for another process that fills %s", path.parent)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and makes a new one
+        lock.release()
+
+
+def _files(source: Any) -> list[tuple[str, str]]:
+    """Names and md5 of all files of the folder."""
+    batches = [(name, md5) for name, md5 in source.train_list + source.test_list]
+    return [*batches, (source.meta["filename"], source.meta["md5"])]
+
+
+def _verify(source: Any, folder: Path) -> None:
+    if damage := find_damage(source, folder):
+        raise DataError(f"{damage}; remove the folder to have it downloaded again, or put a sound copy there")
+
+
+def _failed(source: Any, root: Path, what: str) -> DataError:
+    remedy = f"put {source.filename} (md5 {source.tgz_md5}) or the folder {source.base_folder} into {root}"
+    return DataError(f"{source.__name__}: {what}; {remedy}")
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        return str(error.reason)
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,105 @@
+"""What is measured on validation and test images: exact for any number of ranks, per class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one pass over a set of images.
+
+    Args:
+        loss: mean cross-entropy without label smoothing, in nats.
+        confusion: (num_classes, num_classes) counts on the CPU; rows are true, columns predicted classes.
+        top5: part of the images whose class is among the five most probable; None with five classes or fewer.
+    """
+
+    loss: float
+    confusion: Tensor
+    top5: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the images that were classified rightly, from 0 to 1."""
+        return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
+
+    @property
+    def class_accuracy(self) -> list[float]:
+        """The same for the images of each class; NaN for a class without images."""
+        return (self.confusion.diagonal() / self.confusion.sum(dim=1)).tolist()
+
+    def scalars(self, stage: str, class_names: Sequence[str]) -> dict[str, float]:
+        """The figures under their TensorBoard tags."""
+        top5 = {} if self.top5 is None else {f"{stage}/acc_top5": self.top5}
+        per_class = {f"{stage}_class_acc/{n}": a for n, a in zip(class_names, self.class_accuracy, strict=True)}
+        return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **top5, **per_class}
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """The figures in primitives that JSON knows, with 95 % intervals; None where there was no image."""
+        correct, images = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
+        classes = [
+            {"name": name, **_proportion(c, n)} for name, c, n in zip(class_names, correct, images, strict=True)
+        ]
+        return {**_proportion(sum(correct), sum(images)), "top5": self.top5, "loss": self.loss, "classes": classes}
+
+
+class EvaluationMetrics(nn.Module):
+    """Accumulates an `Evaluation` over batches and ranks, without a device synchronisation.
+
+    Args:
+        num_classes: number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric(nan_strategy="disable")  # looking for NaN would synchronise in each batch
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro") if num_classes > 5 else None
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Takes in a batch: logits (n, num_classes), labels (n,)."""
+        logits = logits.float()
+        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        self.confusion.update(logits, labels)
+        if self.top5 is not None:
+            self.top5.update(logits, labels)
+
+    def pop(self) -> Evaluation:
+        """The figures over all ranks; starts anew."""
+        top5 = None if self.top5 is None else self.top5.compute().item()
+        evaluation = Evaluation(self.loss.compute().item(), self.confusion.compute().cpu(), top5)
+        for metric in (self.loss, self.confusion, self.top5):
+            if metric is not None:
+                metric.reset()
+        return evaluation
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Interval of a proportion, 95 % by default; it stays between 0 and 1, also for few images.
+
+    Source: Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
+    p = correct / total
+    centre = p + z * z / (2 * total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+
+
+def _proportion(correct: int, images: int) -> dict[str, Any]:
+    known = images > 0
+    return {
+        "accuracy": correct / images if known else None,
+        "correct": correct,
+        "images": images,
+        "interval": list(wilson_interval(correct, images)) if known else None,
+    }

@@ -1,0 +1,121 @@
+"""What is needed to repeat a run, kept beside its logs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+from cifar_resnets import __version__
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.base import ImageDataModule
+
+PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "timm", "tensorboard", "jsonargparse", "numpy", "pillow")
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes `config.yaml` (everything resolved) and `run.json` (command, seed, versions, git state) into the run's folder.
+
+    The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
+
+    Args:
+        run_dir: folder of the run.
+        args: see `lightning.pytorch.cli.SaveConfigCallback`.
+        kwargs: see there.
+    """
+
+    def __init__(self, *args: Any, run_dir: Path, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        self.run_dir = run_dir
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called by Lightning once, on rank 0, when the data have been read."""
+        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_none=False)
+        record = {**run_record(), "seed": self.config.get("seed_everything")}
+        (self.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        assert isinstance(pl_module, ImageClassifier)
+        parameters = flat_parameters(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                _show_in_hparams_tab(logger, parameters, stage)
+            elif not isinstance(logger, CSVLogger):  # which would only write config.yaml once more
+                logger.log_hyperparams(parameters)
+
+
+def run_record() -> dict[str, Any]:
+    """Command, time, versions and git state, in primitives."""
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "cifar_resnets": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and changed files of the repository that tracks the folder; None where none does."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+    try:
+        # a folder of installed packages may lie inside another repository, which does not track it
+        git("ls-files", "--error-unmatch", ".")
+        return {"commit": git("rev-parse", "HEAD").strip(), "changed": git("status", "--porcelain").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def flat_parameters(trainer: pl.Trainer, module: ImageClassifier) -> dict[str, bool | int | float | str]:
+    """What distinguishes one run from another, as one level of names and plain values."""
+    values = {key: value for key, value in module.hparams.items() if key != "class_names"}
+    values |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "precision": trainer.precision}
+    if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
+        values |= {"data": data.describe(), "seed": data.seed}
+    return _flat(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            # a class and its arguments: schedule = OneCycle, schedule.peak_epoch = 5
+            if "class_path" in value:
+                flat[prefix + key] = value["class_path"].rpartition(".")[2]
+                value = value["init_args"]
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
+
+
+def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any], stage: str) -> None:
+    # TensorBoardLogger.log_hyperparams would log a first value of each metric, made up, at step 0
+    stages = {"fit": ("val", "test"), "validate": ("val",)}.get(stage, ("test",))
+    metrics = {f"{name}/{figure}": 0.0 for name in stages for figure in ("acc", "loss")}
+    logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
+    writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
+    for summary in hparams(parameters, metrics):
+        writer.add_summary(summary)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,238 @@
+"""Learning-rate schedules: each knows the published formula, and is told the length of the run by the classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from cifar_resnets.errors import ConfigurationError
+
+
+class Schedule(ABC):
+    """How the learning rate, and perhaps the momentum, change from step to step."""
+
+    @abstractmethod
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """The scheduler to be stepped after each optimizer step; the optimizer's rates are the base or the peak.
+
+        Args:
+            optimizer: whose rates are scheduled.
+            total_steps: optimizer steps of the whole run.
+            steps_per_epoch: optimizer steps of an epoch.
+
+        Raises:
+            ConfigurationError: when the schedule does not fit the run or the optimizer.
+        """
+
+    def to_config(self) -> dict[str, Any]:
+        """The schedule as a recipe gives it, in primitives."""
+        return {"class_path": _path(type(self)), "init_args": dataclasses.asdict(self)}  # type: ignore[call-overload]  # subclasses are dataclasses
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Schedule:
+        """The opposite of `to_config`; only the schedules of this module are looked up.
+
+        Raises:
+            ConfigurationError: for another class.
+        """
+        known = {_path(cls): cls for cls in (OneCycle, Step, Cosine, Constant)}
+        if config.get("class_path") not in known:
+            raise ConfigurationError(f"schedule: {config.get('class_path')!r} is not one of {', '.join(known)}")
+        return known[config["class_path"]](**config["init_args"])
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """One cycle: the rate rises to its peak and falls to almost nothing, while the momentum does the opposite.
+
+    Source: Smith and Topin (2018), "Super-Convergence", section 3, and Smith (2018), "A disciplined approach to neural
+    network hyper-parameters: Part 1", section 4; without their third phase, as in `torch.optim.lr_scheduler.OneCycleLR`.
+
+    Args:
+        peak_epoch: epochs until the peak, which is `lr`; `peak_fraction` of the run if not given.
+        peak_fraction: part of the run until the peak, from 0 to 1.
+        div_factor: the run starts with the peak divided by this.
+        final_div_factor: the run ends with the initial rate divided by this.
+        anneal: "cos" or "linear".
+        cycle_momentum: move the momentum too; otherwise the optimizer's stays.
+        base_momentum: momentum at the peak.
+        max_momentum: momentum at both ends.
+    """
+
+    peak_epoch: float | None = None
+    peak_fraction: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    anneal: Literal["cos", "linear"] = "cos"
+    cycle_momentum: bool = True
+    base_momentum: float = 0.85
+    max_momentum: float = 0.95
+
+    def __post_init__(self) -> None:
+        _require(self.peak_epoch is None or self.peak_epoch > 0, "peak_epoch", self.peak_epoch, "a number above 0")
+        _require(0 < self.peak_fraction < 1, "peak_fraction", self.peak_fraction, "a number between 0 and 1")
+        _require(self.div_factor >= 1, "div_factor", self.div_factor, "1 or more")
+        _require(self.final_div_factor >= 1, "final_div_factor", self.final_div_factor, "1 or more")
+        _require(self.anneal in ("cos", "linear"), "anneal", self.anneal, "cos or linear")
+        for name in ("base_momentum", "max_momentum"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See `Schedule.build`."""
+        cycle_momentum = self.cycle_momentum
+        if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
+            raise ConfigurationError(
+                f"schedule.cycle_momentum: {type(optimizer).__name__} has no momentum to cycle, give false"
+            )
+        return OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=total_steps,
+            pct_start=self._rising_part(total_steps, steps_per_epoch),
+            anneal_strategy=self.anneal,
+            cycle_momentum=cycle_momentum,
+            base_momentum=self.base_momentum,
+            max_momentum=self.max_momentum,
+            div_factor=self.div_factor,
+            final_div_factor=self.final_div_factor,
+        )
+
+    def _rising_part(self, total_steps: int, steps_per_epoch: int) -> float:
+        rising = self.peak_fraction * total_steps
+        if self.peak_epoch is not None:
+            rising = self.peak_epoch * steps_per_epoch
+            epochs = total_steps / steps_per_epoch
+            _require(rising < total_steps, "peak_epoch", self.peak_epoch, f"less than the run's {epochs:g} epochs")
+        # torch counts the peak's step from 0 and divides by it: a rise takes two steps, a run of one step has none
+        return max(rising, 2.0) / total_steps if total_steps > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class _Factor(Schedule):
+    """A schedule that multiplies the base rate by a function of the step, after a warm-up.
+
+    Args:
+        warmup_epochs: epochs of warm-up.
+        warmup_factor: the first rate as a part of `lr`.
+        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
+    """
+
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.1
+    warmup_shape: Literal["linear", "constant"] = "linear"
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or more")
+        _require(0 < self.warmup_factor <= 1, "warmup_factor", self.warmup_factor, "a number above 0, at most 1")
+        _require(self.warmup_shape in ("linear", "constant"), "warmup_shape", self.warmup_shape, "linear or constant")
+
+    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+        """See `Schedule.build`."""
+        warmup = self.warmup_epochs * steps_per_epoch
+        epochs = total_steps / steps_per_epoch
+        _require(
+            warmup < total_steps, "warmup_epochs", self.warmup_epochs, f"less than the run's {epochs:g} epochs"
+        )
+        return LambdaLR(optimizer, lambda step: self.factor(step, total_steps, warmup))
+
+    def factor(self, step: int, total_steps: int, warmup_steps: float) -> float:
+        """What the base rate is multiplied by in a step, counted from 0."""
+        if step < warmup_steps:
+            rise = step / warmup_steps if self.warmup_shape == "linear" else 0.0
+            return self.warmup_factor + (1 - self.warmup_factor) * rise
+        return self._after_warmup(step, total_steps, warmup_steps)
+
+    @abstractmethod
+    def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant(_Factor):
+    """The same rate throughout, after the warm-up.
+
+    Args:
+        warmup_epochs: epochs of warm-up.
+        warmup_factor: the first rate as a part of `lr`.
+        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
+    """
+
+    def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Step(_Factor):
+    """The rate is multiplied by `gamma` at each milestone.
+
+    Source: He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2: divided by 10 at 32k and 48k
+    of 64k iterations, with a constant warm-up at a tenth of the rate for 110 layers.
+
+    Args:
+        warmup_epochs: epochs of warm-up.
+        warmup_factor: the first rate as a part of `lr`.
+        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
+        milestones: parts of the run, from 0 to 1, after which the rate falls.
+        gamma: what the rate is multiplied by.
+    """
+
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        inside = all(0 < milestone < 1 for milestone in self.milestones)
+        _require(inside, "milestones", list(self.milestones), "parts of the run between 0 and 1")
+        _require(0 < self.gamma <= 1, "gamma", self.gamma, "a number above 0, at most 1")
+
+    def to_config(self) -> dict[str, Any]:
+        """The schedule as a recipe gives it, in primitives."""
+        config = super().to_config()
+        config["init_args"]["milestones"] = list(self.milestones)
+        return config
+
+    def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
+        # 32,000 of 64,000 is to be reached exactly, whatever half of it is in floating point
+        passed = sum(step >= round(milestone * total_steps, 6) for milestone in self.milestones)
+        return self.gamma**passed
+
+
+@dataclass(frozen=True)
+class Cosine(_Factor):
+    """Half a cosine from the base rate down to a part of it.
+
+    Source: Loshchilov and Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, without
+    restarts.
+
+    Args:
+        warmup_epochs: epochs of warm-up.
+        warmup_factor: the first rate as a part of `lr`.
+        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
+        final_factor: the last rate as a part of `lr`.
+    """
+
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 <= self.final_factor <= 1, "final_factor", self.final_factor, "a number from 0 to 1")
+
+    def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"model.schedule.{name}: {value} is not allowed, give {allowed}")

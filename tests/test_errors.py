@@ -1,0 +1,49 @@
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from cifar_resnets import errors
+
+EXIT_STATUSES = {
+    "UserError": 2,
+    "ConfigurationError": 2,
+    "DataError": 3,
+    "CheckpointError": 4,
+    "DivergenceError": 5,
+    "OutputError": 6,
+}
+# run before and after the import, because a start of Python brings some modules of its own
+IMPORTS = "import sys; before = set(sys.modules); import cifar_resnets.errors; print(*set(sys.modules) - before)"
+
+
+def error_classes() -> dict[str, type]:
+    return {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def test_each_class_has_the_exit_status_that_the_command_line_promises():
+    assert {name: error.exit_status for name, error in error_classes().items()} == EXIT_STATUSES
+
+
+@pytest.mark.parametrize("name", EXIT_STATUSES)
+def test_errors_are_value_errors_and_can_be_caught_together(name):
+    with pytest.raises(ValueError, match="^what, where, remedy$") as caught:
+        raise getattr(errors, name)("what, where, remedy")
+    assert isinstance(caught.value, errors.UserError)
+
+
+def test_siblings_are_not_caught_by_each_other():
+    siblings = [error for name, error in error_classes().items() if name != "UserError"]
+    assert all(error.__bases__ == (errors.UserError,) for error in siblings)
+
+
+def test_the_module_imports_nothing():
+    with open(errors.__file__, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_importing_it_loads_nothing_but_the_package():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"cifar_resnets", "cifar_resnets.errors"}
