@@ -35,7 +35,7 @@ class ImageClassifier(pl.LightningModule):
         network: a name of timm's registry: `cifar_resnet20`, ..., or any of timm's own.
         network_args: more arguments of the network, for example `{shortcut: B}`.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
-        optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has momentum 0.9 and Nesterov.
+        optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
         weight_decay: weight decay.
         decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
@@ -162,7 +162,8 @@ class ImageClassifier(pl.LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Probabilities (n, num_classes) of a batch."""
-        return self(batch[0]).float().softmax(dim=1)
+        logits: Tensor = self(batch[0])
+        return logits.float().softmax(dim=1)
 
     def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
         self.evaluations[stage] = metrics.pop()

@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import dataclasses
+import inspect
+import itertools
 import json
 import logging
-import re
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
 # the sources and schedules that a recipe can name without their module
-# import cifar_resnets.data.cifar
+import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
-# import cifar_resnets.data.image_folder  # noqa: F401
+import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.console import EpochLines
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.base import ImageDataModule, parameter_names
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.runs.record import RunRecord
 from cifar_resnets.runs.run_dir import claim_run_dir
+from cifar_resnets.schedules import Schedule
+from cifar_resnets.usage import explain
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "logs",
     "max_epochs": 10,
-    # our own lines say what is trained, and everything is logged once an epoch
-    "enable_model_summary": False,
-    "log_every_n_steps": 1_000_000_000,
+    "enable_model_summary": False,  # our own lines say what is trained
 }
+PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
+# what Lightning warns about and we do on purpose
+EXPECTED_WARNINGS = (
+    r".*smaller than the logging interval.*",  # everything is logged once an epoch
+    r"Experiment logs directory .* exists and is not empty.*",  # several loggers share the run's folder
+    r"The dirpath has changed from.*",  # each run has a folder of its own
+    r"Checkpoint directory .* exists and is not empty.*",
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # the metrics are the same on all ranks already
+    r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
+    r".*isinstance\(treespec, LeafSpec\).*",
+)
 
 
 def run(args: list[str]) -> None:
@@ -48,6 +61,7 @@ def run(args: list[str]) -> None:
 
     Raises:
         UserError: for what the user got wrong.
+        KeyboardInterrupt: when the user stopped it.
     """
     _quiet()
     try:
@@ -57,21 +71,39 @@ def run(args: list[str]) -> None:
             save_config_callback=RunRecord,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False}
-            | {name: {"exit_on_error": False, "allow_abbrev": False} for name in CLI.subcommands()},
+            parser_kwargs={**PARSER_DEFAULTS, **{name: dict(PARSER_DEFAULTS) for name in CLI.subcommands()}},
             subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except (argparse.ArgumentError, MisconfigurationException) as error:
-        raise ConfigurationError(str(error)) from error
+    except (ValueError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if (culprit := _user_error(error)) is None:
+            raise
+        raise culprit from error
+    except SystemExit as stop:
+        # Lightning ends a run that was interrupted as if it had failed
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """What the user got wrong; jsonargparse wraps the errors of the classes that it builds."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MisconfigurationException):
+        return ConfigurationError(str(error))
+    return None
 
 
 class CLI(LightningCLI):
     """LightningCLI with a folder for each run, the callbacks of this project, and checkpoints that stand alone."""
 
-    run_dir: Path
+    checkpoint: dict[str, Any] | None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's name, the checkpoint callback, and what one part must know of another."""
@@ -94,7 +126,15 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; for an evaluation, on top of what the checkpoint says."""
         assert isinstance(args, list)
-        self.config = parser.parse_args(with_checkpoint(args))
+        self.checkpoint = _given_checkpoint(args)
+        try:
+            self.config = parser.parse_args(_on_top_of(self.checkpoint, args))
+        except argparse.ArgumentError as error:
+            if _user_error(error):
+                raise
+            _check_yaml(args)
+            keys, choices = _known_keys(self._parser(args[0]))
+            raise ConfigurationError(explain(error.message, keys, choices)) from error
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would put the checkpoint's hyperparameters over what the user typed; `parse_arguments` does it the
@@ -104,21 +144,40 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
         config = self.config_init[self.subcommand]
-        self.run_dir = self._claim_run_dir(config)
-        self.save_config_kwargs = {"run_dir": self.run_dir}
-        config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run_dir / "checkpoints")
-        if config.trainer.logger in (None, True):
-            kwargs["logger"] = _loggers(self.run_dir)
+        own: list[pl.Callback] = [EpochLines()]
+        if not config.trainer.fast_dev_run:  # which leaves no files
+            root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
+            # the other ranks write nothing
+            run_dir: Path = rank_zero_only(claim_run_dir, root / name)(root, name)
+            self.save_config_kwargs = {"run_dir": run_dir}
+            config.checkpoint.dirpath = config.checkpoint.dirpath or str(run_dir / "checkpoints")
+            if config.trainer.logger in (None, True):
+                kwargs["logger"] = _loggers(run_dir)
+            own += [PerClassReport(run_dir), PredictionWriter(run_dir)]
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
-        own = [EpochLines(), PerClassReport(self.run_dir), PredictionWriter(self.run_dir)]
-        return super().instantiate_trainer(callbacks=[*(config.trainer.callbacks or []), *own], **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=[*(config.trainer.callbacks or []), *own], **kwargs)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"trainer: {error}") from error
 
-    def _claim_run_dir(self, config: Any) -> Path:
-        root, name = Path(config.trainer.default_root_dir), config.name or config.model.hparams["network"]
-        if rank_zero_only.rank == 0 and not config.trainer.fast_dev_run:
-            return claim_run_dir(root, name)
-        return root / name  # of the other ranks, which write nothing
+    def after_instantiate_classes(self) -> None:
+        """Checks that the checkpoint fits the network before Lightning reports every single tensor."""
+        if self.checkpoint is None:
+            return
+        hparams, state = self.model.hparams, self.checkpoint["state_dict"]
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as error:
+            both = self.checkpoint["hyper_parameters"], hparams
+            has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
+            raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}") from error
+
+    def before_validate(self) -> None:
+        """Leaves the table to `PerClassReport`."""
+        self.config_init[self.subcommand].verbose = False
+
+    before_test = before_validate
 
     def after_fit(self) -> None:
         """Tests the checkpoint that was best on the validation images, once."""
@@ -137,11 +196,8 @@ class CLI(LightningCLI):
             print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
 
 
-def with_checkpoint(args: list[str]) -> list[str]:
-    """Puts what the checkpoint says about network and data before what the user says.
-
-    Args:
-        args: the command line, beginning with the subcommand.
+def _given_checkpoint(args: list[str]) -> dict[str, Any] | None:
+    """Reads the checkpoint of a command line, which begins with the subcommand.
 
     Raises:
         ConfigurationError: when a subcommand that needs a checkpoint has none.
@@ -150,18 +206,51 @@ def with_checkpoint(args: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt_path")
     path = parser.parse_known_args(args)[0].ckpt_path
-    if {"-h", "--help"} & set(args):
-        return args
-    if args[0] == "fit":
-        if path is not None:
-            read_checkpoint(path)
-        return args
-    if path is None:
+    if path is None and args[0] != "fit" and not {"-h", "--help"} & set(args):
         raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")
-    checkpoint = read_checkpoint(path)
+    return None if path is None else read_checkpoint(path)
+
+
+def _on_top_of(checkpoint: dict[str, Any] | None, args: list[str]) -> list[str]:
+    """For an evaluation, puts what the checkpoint says about network and data before what the user says."""
+    if checkpoint is None or args[0] == "fit":
+        return args
     model = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "class_names"}
-    config = json.dumps({"model": model, "data": checkpoint["data"]})
-    return [args[0], "--config", config, *args[1:]]
+    return [args[0], "--config", json.dumps({"model": model, "data": checkpoint["data"]}), *args[1:]]
+
+
+def _check_yaml(args: list[str]) -> None:
+    """Names the recipe that is no YAML, which the parser does not.
+
+    Raises:
+        ConfigurationError: for the first such file.
+    """
+    for path in (Path(value) for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")):
+        try:
+            yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+        except OSError as error:
+            raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
+
+
+def _known_keys(parser: LightningArgumentParser) -> tuple[list[str], dict[str, list[str]]]:
+    """All keys of a subcommand, and the names of the classes that some of them take."""
+    keys = list(parser.get_defaults(skip_validation=True).keys())
+    keys += [f"data.augment.{field.name}" for field in dataclasses.fields(Augmentation)]
+    for source in _subclasses(ImageDataModule):
+        keys += [f"data.{name}" for name in parameter_names(source)]
+    for schedule in _subclasses(Schedule):
+        keys += [f"model.schedule.{field.name}" for field in dataclasses.fields(schedule)]
+    names = {"data": ImageDataModule, "model.schedule": Schedule}
+    return keys, {key: sorted(cls.__name__ for cls in _subclasses(base)) for key, base in names.items()}
+
+
+def _subclasses(base: type) -> list[type]:
+    """The classes that can be built, of a base."""
+    children: list[type] = base.__subclasses__()
+    found = [cls for child in children for cls in (child, *_subclasses(child))]
+    return [cls for cls in found if not inspect.isabstract(cls)]
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -183,13 +272,15 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def _loggers(run_dir: Path) -> list[Any]:
-    place = {"save_dir": str(run_dir), "name": "", "version": ""}
-    return [TensorBoardLogger(**place, default_hp_metric=False), CSVLogger(**place)]
+    return [
+        TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
+        CSVLogger(run_dir, name="", version=""),
+    ]
 
 
 def _seed(seed_everything: bool | int) -> int:
     if isinstance(seed_everything, bool) or seed_everything < 0:
-        raise ValueError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
+        raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
     return seed_everything
 
 
@@ -197,3 +288,5 @@ def _quiet() -> None:
     """Silences what Lightning tells everyone and our users cannot act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)

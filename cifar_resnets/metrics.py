@@ -46,9 +46,7 @@ class Evaluation:
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The figures in primitives that JSON knows, with 95 % intervals; None where there was no image."""
         correct, images = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
-        classes = [
-            {"name": name, **_proportion(c, n)} for name, c, n in zip(class_names, correct, images, strict=True)
-        ]
+        classes = [{"name": name, **_proportion(c, n)} for name, c, n in zip(class_names, correct, images, strict=True)]
         return {**_proportion(sum(correct), sum(images)), "top5": self.top5, "loss": self.loss, "classes": classes}
 
 

@@ -57,7 +57,7 @@ class OneCycle(Schedule):
     """One cycle: the rate rises to its peak and falls to almost nothing, while the momentum does the opposite.
 
     Source: Smith and Topin (2018), "Super-Convergence", section 3, and Smith (2018), "A disciplined approach to neural
-    network hyper-parameters: Part 1", section 4; without their third phase, as in `torch.optim.lr_scheduler.OneCycleLR`.
+    network hyper-parameters: Part 1", section 4; in two phases, as `torch.optim.lr_scheduler.OneCycleLR` has it.
 
     Args:
         peak_epoch: epochs until the peak, which is `lr`; `peak_fraction` of the run if not given.
@@ -141,9 +141,7 @@ class _Factor(Schedule):
         """See `Schedule.build`."""
         warmup = self.warmup_epochs * steps_per_epoch
         epochs = total_steps / steps_per_epoch
-        _require(
-            warmup < total_steps, "warmup_epochs", self.warmup_epochs, f"less than the run's {epochs:g} epochs"
-        )
+        _require(warmup < total_steps, "warmup_epochs", self.warmup_epochs, f"less than the run's {epochs:g} epochs")
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps, warmup))
 
     def factor(self, step: int, total_steps: int, warmup_steps: float) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from cifar_resnets.classifier import ImageClassifier, run_length
 from cifar_resnets.data.base import ImageDataModule
@@ -46,11 +48,11 @@ class EpochLines(pl.Callback):
         _print(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
 
 
-def epoch_line(done: int, epochs: int, metrics: dict[str, object], seconds: float, left: float) -> str:
+def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: float, left: float) -> str:
     """One epoch in at most 80 characters."""
 
     def figure(name: str, scale: float, form: str) -> str:
-        return format(float(metrics[name]) * scale, form) if name in metrics else "-"  # type: ignore[arg-type]  # tensors
+        return format(metrics[name].item() * scale, form) if name in metrics else "-"
 
     parts = [
         f"epoch {done:>{len(str(epochs))}}/{epochs}",

@@ -34,7 +34,7 @@ class PerClassReport(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         assert isinstance(module, ImageClassifier)
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero:
             return
         figures = module.evaluations[stage].to_dict(module.class_names)
         report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": module.hparams["network"], **figures}

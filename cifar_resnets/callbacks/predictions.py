@@ -38,7 +38,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             gathered = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(gathered, batches)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
             # the ranks take turns: see `EvalLoader.part`
             rows = [row.tolist() for turn in zip(*gathered, strict=True) for batch in turn for row in batch]

@@ -88,7 +88,7 @@ def pad(images: Tensor, augmentation: Augmentation) -> Tensor:
     if p == 0:
         return images.contiguous()
     if augmentation.padding_mode == "constant":
-        return F.pad(images, (0, 0, p, p, p, p))
+        return F.pad(images, (0, 0, p, p, p, p)).contiguous()
     height, width = images.shape[1:3]
     if p >= min(height, width):
         raise ConfigurationError(f"augment.crop_padding: reflecting {p} pixels needs images larger than {p} pixels")

@@ -35,8 +35,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         batch_size: images an optimizer step over all devices.
         eval_batch_size: images a batch of validation, test and prediction over all devices, at most.
         val_fraction: part of the source's training images that is kept for validation, the same part of each class.
-        split_seed: seed of the validation split; apart from the run's seed, so that runs are compared on the same images.
-        num_train: train on a stratified subset of so many of the images left after the validation split; all if not given.
+        split_seed: seed of the validation split; apart from the run's seed, to compare runs on the same images.
+        num_train: train on a stratified subset of so many of the images that validation leaves; all if not given.
         classes: use only these classes, relabelled from 0 in the order given; all if not given.
         augment: what is done to the training images; nothing if null.
         mean: per channel, on the scale 0 to 1; of the images that are trained on if not given.
@@ -68,7 +68,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
         _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
         _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
-        _require(std is None or min(std, default=0) > 0, "std", std, "numbers above 0")
+        _require(std is None or all(value > 0 for value in std), "std", std, "numbers above 0")
+        _require(seed >= 0, "seed", seed, "0 or more")
         for name, values in (("mean", mean), ("std", std)):
             _require(values is None or len(values) == 3, name, values, "three numbers: red, green, blue")
         self.batch_size = batch_size
@@ -122,7 +123,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def describe(self) -> dict[str, Any]:
         """The arguments that make this source again, classes and statistics filled in, as a recipe would give them."""
-        values = {name: getattr(self, name) for name in _parameters(type(self))}
+        values = {name: getattr(self, name) for name in parameter_names(type(self))}
         values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
         del values["seed"]  # the run's, see `seed_everything`
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
@@ -201,7 +202,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(images):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
-        return images, labels
+        # a view of (n, c, h, w) or BGR images is fine for a source; torch wants them laid out
+        return np.ascontiguousarray(images), labels
 
 
 def split_indices(
@@ -265,7 +267,7 @@ def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _parameters(cls: type) -> dict[str, None]:
+def parameter_names(cls: type) -> list[str]:
     """Names of the parameters of a class' constructor, its bases' included, in order."""
     names: dict[str, None] = {}
     for base in cls.__mro__:
@@ -274,7 +276,7 @@ def _parameters(cls: type) -> dict[str, None]:
             names |= {p.name: None for p in kinds if p.name != "self" and p.kind is not p.VAR_KEYWORD}
         if base is ImageDataModule:
             break
-    return names
+    return list(names)
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import unicodedata
 import warnings
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ _NEEDED: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("train",), 
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # full scales of grey levels beyond 8 bits, the first that holds all values of an image; Pillow's "I" is mostly 16 bits
 _FULL_SCALES = {"I": (65535,), "F": (1, 255, 65535)}
+_HEADER = 128  # bytes
 _BLOCK = 256  # images a task of the thread pool
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ class ImageFile(NamedTuple):
     path: str
     size: int
     mtime_ns: int
+
+
+Files = dict[str, list[ImageFile]]  # of each class
 
 
 class UnreadableImages(DataError):
@@ -67,11 +73,11 @@ class ImageFolder(ImageDataModule):
     """Images in `root/train/<class>/` and `root/test/<class>/`, in any format that Pillow decodes.
 
     Everything becomes RGB as with `PIL.Image.convert` (transparency is dropped, as torchvision does), save that grey
-    levels of 16 and 32 bits are scaled to 8 bits, not clipped. An image of another size is resized to a square, bilinear
-    and antialiased. Names with a leading dot are ignored.
+    levels of 16 and 32 bits are scaled to 8 bits, not clipped. An image of another size is resized to a square with
+    bilinear, antialiased interpolation. Names with a leading dot are ignored.
 
-    The decoded images are kept in $CIFAR_RESNETS_CACHE, else $XDG_CACHE_HOME/cifar_resnets, else ~/.cache/cifar_resnets,
-    and decoded again when a file was added, removed or changed.
+    The decoded images are kept in $CIFAR_RESNETS_CACHE, else $XDG_CACHE_HOME/cifar_resnets, else
+    ~/.cache/cifar_resnets, and decoded again when a file was added, removed or changed.
 
     Args:
         root: folder with the folders `train` and `test`; either may be absent where it is not needed.
@@ -104,19 +110,17 @@ class ImageFolder(ImageDataModule):
         failures: list[tuple[str, str]] = []
         num_ignored = 0
         for split in self._splits():
-            files, ignored = scan(self._root / split, self.source_classes())
-            num_ignored += ignored
+            files, num_others = scan(self._root / split, self.source_classes())
+            num_ignored += num_others
             self._check_empty(split, files)
-            cache = self._cache(split, files)
             try:
-                if not cache.holds():
-                    self._decode(split, files, cache)
+                self._prepare(split, files)
             except UnreadableImages as error:
                 failures += error.failures
         if failures:
             raise UnreadableImages(self._root, failures)
         if num_ignored:
-            logger.warning("%s: %s files ignored that are no images", self._root, f"{num_ignored:,}")
+            logger.warning("%s: %s files are no images and were ignored", self._root, f"{num_ignored:,}")
 
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split from the cache; decodes it if the cache does not hold it."""
@@ -127,8 +131,7 @@ class ImageFolder(ImageDataModule):
         if images is None:
             images = cache.read()
         if images is None:
-            images = self._decode(split, files, cache)
-            self._unsaved.clear()
+            images, _ = cache.fill(self._decoder(split, files))
         return images, np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
 
     @property
@@ -158,23 +161,26 @@ class ImageFolder(ImageDataModule):
                 where = ", ".join(f"{'train' if name in train else 'test'}/{name!r}" for name in sorted(alone))
                 raise DataError(f"{self._root}: train and test differ in their class folders, only there: {where}")
 
-    def _check_empty(self, split: Split, files: dict[str, list[ImageFile]]) -> None:
-        empty = [f"{split}/{name!r}" for name in self.classes or files if not files.get(name)]
+    def _check_empty(self, split: Split, files: Files) -> None:
+        empty = [f"{split}/{name!r}" for name in self.class_names if not files[name]]
         if empty:
             raise DataError(f"{self._root}: no images in the class folders {', '.join(empty)}; add some or remove them")
 
-    def _cache(self, split: Split, files: dict[str, list[ImageFile]]) -> Cache:
+    def _prepare(self, split: Split, files: Files) -> None:
+        cache = self._cache(split, files)
+        if not cache.holds():
+            images, saved = cache.fill(self._decoder(split, files))
+            if not saved:
+                self._unsaved[cache.fingerprint] = images
+
+    def _cache(self, split: Split, files: Files) -> Cache:
         size = self.image_size
         num = sum(map(len, files.values()))
-        path = cache_folder(self._root) / f"{split}-{size}"
-        return Cache(path, fingerprint(files, size), (num, size, size, 3))
+        return Cache(cache_folder(self._root) / f"{split}-{size}", fingerprint(files, size), (num, size, size, 3))
 
-    def _decode(self, split: Split, files: dict[str, list[ImageFile]], cache: Cache) -> Images:
+    def _decoder(self, split: Split, files: Files) -> Callable[[], Images]:
         paths = [f"{split}/{file.path}" for of_class in files.values() for file in of_class]
-        images, saved = cache.fill(lambda: decode(self._root, paths, self.image_size))
-        if not saved:
-            self._unsaved[cache.fingerprint] = images
-        return images
+        return partial(decode, self._root, paths, self.image_size)
 
 
 @dataclass(frozen=True)
@@ -195,26 +201,22 @@ class Cache:
         """Whether the file holds these images, as far as can be told without reading them."""
         try:
             with open(self.path, "rb") as file:
-                header = file.read(74)
                 size = os.fstat(file.fileno()).st_size
+                return file.read(64) == self.fingerprint.encode() and size == _HEADER + math.prod(self.shape)
         except OSError:
             return False
-        return header.startswith(self.fingerprint.encode()) and size == 74 + int(np.prod(self.shape))
 
     def read(self) -> Images | None:
         """The images; None if the file is missing, of other images, or damaged."""
-        if not self.holds():
-            return None
-        images = np.empty(self.shape, np.uint8)
         try:
-            with open(self.path, "rb") as file:
-                header = file.read(74)
-                file.readinto(images)
-        except OSError as error:
-            logger.warning("%s cannot be read (%s): the images are decoded again", self.path, error)
+            content = np.fromfile(self.path, np.uint8)
+        except OSError:
             return None
-        if header == self._header(images):
-            return images
+        header, images = content[:_HEADER].tobytes(), content[_HEADER:]
+        if header[:64] != self.fingerprint.encode():
+            return None
+        if images.size == math.prod(self.shape) and header == self._header(images):
+            return images.reshape(self.shape)
         logger.warning("%s is damaged: the images are decoded again", self.path)
         return None
 
@@ -228,9 +230,9 @@ class Cache:
                 if images is None:
                     images = decode()
                     self._write(images)
-                return images, True
+            return images, True
         except OSError as error:
-            logger.warning("decoded images cannot be kept, every start decodes them: %s", error)
+            logger.warning("the decoded images cannot be kept, so every start decodes them: %s", error)
             return (decode() if images is None else images), False
 
     def _write(self, images: Images) -> None:
@@ -246,7 +248,7 @@ class Cache:
             temporary.unlink(missing_ok=True)
 
     def _header(self, images: Images) -> bytes:
-        return f"{self.fingerprint} {zlib.crc32(images.data):08x}\n".encode()
+        return f"{self.fingerprint} {zlib.crc32(images.data):08x}".ljust(_HEADER - 1).encode() + b"\n"
 
 
 def cache_folder(root: Path) -> Path:
@@ -266,13 +268,125 @@ def class_folders(folder: Path) -> list[str]:
     Raises:
         DataError: when there are fewer than two, or two that differ only in case or spaces.
     """
-    with _readable(folder), os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
     if len(names) < 2:
         raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
-    same: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for name in names:
-        same.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    if twins := [name for group in same.values() if len(group) > 1 for name in group]:
+        alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    if twins := [name for group in alike.values() if len(group) > 1 for name in group]:
         raise DataError(f"{folder}: class folders that differ only in case or spaces: {twins}; merge or rename them")
     return names
+
+
+def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
+    """Image files of each class at any depth, sorted; and the number of other files in the folder."""
+    endings = _endings()
+    files = {}
+    num_others = sum(not entry.is_dir() for entry in _entries(str(folder)))
+    for name in classes:
+        found: list[ImageFile] = []
+        if os.path.isdir(folder / name):
+            num_others += _walk(str(folder / name), name, endings, found, set())
+        files[name] = sorted(found)
+    return files, num_others
+
+
+def _walk(folder: str, prefix: str, endings: tuple[str, ...], found: list[ImageFile], seen: set[tuple[int, int]]) -> int:
+    """Appends the image files below a folder to `found`; returns how many files are none."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:  # a symbolic link back to where we are
+        return 0
+    seen.add((status.st_dev, status.st_ino))
+    num_others = 0
+    for entry in _entries(folder):
+        path = f"{prefix}/{entry.name}"
+        if entry.is_dir():
+            num_others += _walk(entry.path, path, endings, found, seen)
+        elif not entry.name.lower().endswith(endings):
+            num_others += 1
+        elif entry.is_file():
+            found.append(ImageFile(path, (status := entry.stat()).st_size, status.st_mtime_ns))
+        elif entry.is_symlink():  # to nothing: reading it fails, and says so
+            found.append(ImageFile(path, -1, 0))
+    return num_others
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden; sorted, as the order decides which of two links to a folder is followed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _formats() -> list[str]:
+    Image.preinit()  # the usual formats, so that they are tried first
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_DECODED]
+
+
+def _endings() -> tuple[str, ...]:
+    """Lower-case file endings of the formats that Pillow decodes; MPO is read by the JPEG plug-in."""
+    formats = {*_formats(), "MPO"}
+    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
+def fingerprint(files: Files, image_size: int) -> str:
+    """64 characters that change when a file or the way of decoding does."""
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size}".encode())
+    for of_class in files.values():
+        for path, size, mtime_ns in of_class:
+            digest.update(os.fsencode(f"\0{path}\0{size}\0{mtime_ns}"))
+    return digest.hexdigest()
+
+
+def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
+    """Decodes image files with a pool of threads; uint8 (n, image_size, image_size, 3).
+
+    Raises:
+        UnreadableImages: naming all that cannot be read.
+    """
+    images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
+    failures: list[tuple[str, str]] = []
+    counts: Counter[str] = Counter()
+    decode_one = partial(_decode_into, formats=_formats())
+
+    def decode_block(start: int) -> tuple[Counter[str], list[tuple[str, str]]]:
+        counts, failures = Counter[str](), []
+        for image, path in zip(images[start : start + _BLOCK], paths[start : start + _BLOCK], strict=True):
+            try:
+                counts.update(decode_one(image, root / path))
+            except Exception as error:  # Pillow's plug-ins raise whatever comes up
+                failures.append((path, " ".join(str(error).split()) or type(error).__name__))
+        return counts, failures
+
+def _decode_into(target: Images, path: Path, formats: list[str]) -> tuple[bool, bool]:
+    """Reads an image into an array (s, s, 3); returns whether it was converted and whether it was resized."""
+    with Image.open(path, formats=formats) as image:
+        rgb = to_rgb(image)
+    size = target.shape[:2]
+    resized = rgb.size != size
+    target[:] = rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb
+    return image.mode != "RGB", resized
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB; grey levels beyond 8 bits are scaled."""
+    mode = image.mode.partition(";")[0]
+    if mode in _FULL_SCALES:
+        image = Image.fromarray(_to_8_bits(np.asarray(image), _FULL_SCALES[mode]))
+    elif mode in ("P", "PA", "RGBa", "La"):  # neither goes to RGB without a detour or a warning
+        image = image.convert("RGBA" if mode != "La" else "LA")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: NDArray[Any], full_scales: Sequence[int]) -> Images:
+    """Grey levels on the first of the scales that holds them all; stretched from lowest to highest if none does."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    scale = next((scale for scale in full_scales if 0 <= low and high <= scale), None)
+    if scale is None:
+        values, scale = values - low, max(high - low, 1)
+    return (values * (255 / scale)).round().astype(np.uint8)

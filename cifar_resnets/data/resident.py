@@ -38,7 +38,9 @@ class EpochSampler:
 
     def generator(self, *keys: int) -> torch.Generator:
         """A generator for this epoch and the given keys, independent of all others."""
-        state = np.random.SeedSequence((self.seed, self.epoch, *keys)).generate_state(1, np.uint64)
+        # the keys apart: as further entropy, (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
+        sequence = np.random.SeedSequence((self.seed, self.epoch), spawn_key=keys)
+        state = sequence.generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
     def plan(self) -> tuple[Tensor, Draws]:
@@ -156,7 +158,7 @@ class EvalLoader:
         if len(images) < world_size:
             raise ConfigurationError(f"devices: {len(images)} images cannot be shared by {world_size} ranks")
         self.rank, self.world_size = rank, world_size
-        self._images, self._labels = images, labels
+        self._images, self._labels = images.contiguous(), labels
         self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)
         self._mean, self._std = _on_pixel_scale(mean, std, images.device)
 
@@ -182,7 +184,7 @@ def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -
 def _mixing(augmentation: Augmentation, num_classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
     choices: list[v2.Transform] = []
     if augmentation.mixup_alpha:
-        choices.append(v2.MixUp(alpha=augmentation.mixup_alpha, num_classes=num_classes))
+        choices.append(v2.MixUp(alpha=float(augmentation.mixup_alpha), num_classes=num_classes))
     if augmentation.cutmix_alpha:
-        choices.append(v2.CutMix(alpha=augmentation.cutmix_alpha, num_classes=num_classes))
+        choices.append(v2.CutMix(alpha=float(augmentation.cutmix_alpha), num_classes=num_classes))
     return v2.RandomChoice(choices) if choices else None

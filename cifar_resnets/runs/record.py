@@ -21,11 +21,21 @@ from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
 
-PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "timm", "tensorboard", "jsonargparse", "numpy", "pillow")
+PACKAGES = (
+    "lightning",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "timm",
+    "tensorboard",
+    "jsonargparse",
+    "numpy",
+    "pillow",
+)
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes `config.yaml` (everything resolved) and `run.json` (command, seed, versions, git state) into the run's folder.
+    """Writes `config.yaml`, everything resolved, and `run.json`, command, seed, versions and git state, beside the logs.
 
     The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
 
@@ -36,7 +46,7 @@ class RunRecord(SaveConfigCallback):
     """
 
     def __init__(self, *args: Any, run_dir: Path, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
         self.run_dir = run_dir
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -110,7 +120,7 @@ def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any], 
     metrics = {f"{name}/{figure}": 0.0 for name in stages for figure in ("acc", "loss")}
     logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
     writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
-    for summary in hparams(parameters, metrics):
+    for summary in hparams(parameters, metrics):  # type: ignore[no-untyped-call]  # of torch
         writer.add_summary(summary)
 
 

@@ -44,8 +44,7 @@ def equal(one: list, other: list) -> bool:
 def plain_augmented(image, augmentation: Augmentation, corner, flip: bool, holes) -> np.ndarray:
     """One image, in the simplest words: pad, cut, mirror, normalise, punch."""
     p, (height, width) = augmentation.crop_padding, image.shape[:2]
-    mode = {"constant": "constant", "reflect": "reflect"}[augmentation.padding_mode]
-    image = np.pad(image, ((p, p), (p, p), (0, 0)), mode=mode)
+    image = np.pad(image, ((p, p), (p, p), (0, 0)), mode=augmentation.padding_mode)
     image = image[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
     image = image[:, ::-1] if flip else image
     mean, std = (np.float32(np.array(values) * 255) for values in (MEAN, STD))
@@ -191,8 +190,8 @@ def test_mixed_labels_are_soft_rows_that_sum_to_one(alpha):
         own = own_shares(soft, labels)
         torch.testing.assert_close(own + own_shares(soft, labels.roll(1)), torch.ones(8))
         shares.append(round(float(own[0]), 6))
-    assert len(set(shares)) > len(shares) * 0.8  # a share of its own for each step of each epoch
     assert sum(0 < share < 1 for share in shares) > len(shares) * 0.8
+    assert len(set(shares)) > 8  # drawn anew for each step of each epoch; CutMix has few sizes of box on 9x7 pixels
 
 
 def test_mixup_blends_each_image_with_its_neighbour_by_the_share_in_the_label():
@@ -269,7 +268,8 @@ def test_each_image_is_evaluated_once_for_any_number_batch_and_ranks(world_size)
 
 
 @pytest.mark.parametrize(
-    "num, batch_size, world_size", [(101, 16, 2), (101, 16, 4), (5, 8, 2), (8, 8, 8), (7, 100, 3), (40, 8, 1), (9, 2, 4)]
+    "num, batch_size, world_size",
+    [(101, 16, 2), (101, 16, 4), (5, 8, 2), (8, 8, 8), (7, 100, 3), (40, 8, 1), (9, 2, 4)],
 )
 def test_what_the_ranks_evaluate_can_be_put_in_order_again(num, batch_size, world_size):
     loaders = [eval_loader(num, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
