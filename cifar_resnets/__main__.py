@@ -11,7 +11,7 @@ from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, UserError
 
 COMMANDS = {
-    "fit": "train a network, then test the checkpoint that was best on validation",
+    "fit": "train a network, then test its best checkpoint",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images, class by class",
     "predict": "write a checkpoint's predictions for the test images",

@@ -68,7 +68,7 @@ class ImageClassifier(pl.LightningModule):
         self.class_names = list(class_names)
         self.network = create_network(network, len(self.class_names), network_args)
         if channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of torch
+            self.network = self.network.to(memory_format=torch.channels_last)
         self.label_smoothing = label_smoothing
         if isinstance(schedule, Mapping):  # from the hyperparameters of a checkpoint
             schedule = Schedule.from_config(schedule)
@@ -197,6 +197,8 @@ class ImageClassifier(pl.LightningModule):
         checkpoint["cifar_resnets_version"] = __version__
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
             checkpoint["data"] = data.describe()
+        if "val" in self.evaluations:
+            checkpoint["val_acc"] = self.evaluations["val"].accuracy
 
 
 def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:

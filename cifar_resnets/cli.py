@@ -16,10 +16,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
 # the sources and schedules that a recipe can name without their module
@@ -42,6 +42,10 @@ TRAINER_DEFAULTS = {
     "default_root_dir": "logs",
     "max_epochs": 10,
     "enable_model_summary": False,  # our own lines say what is trained
+}
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "checkpoint": {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False},
+    "last_checkpoint": {"filename": "last", "save_on_train_epoch_end": False, "enable_version_counter": False},
 }
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 # what Lightning warns about and we do on purpose
@@ -110,16 +114,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, help="folder of the run below default_root_dir; the network's name if not given"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/acc",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        # two callbacks: `save_last` of one that monitors writes only when the monitored figure has improved
+        for key, defaults in CHECKPOINTS.items():
+            parser.add_lightning_class_args(ModelCheckpoint, key)
+            parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
@@ -150,7 +148,8 @@ class CLI(LightningCLI):
             # the other ranks write nothing
             run_dir: Path = rank_zero_only(claim_run_dir, root / name)(root, name)
             self.save_config_kwargs = {"run_dir": run_dir}
-            config.checkpoint.dirpath = config.checkpoint.dirpath or str(run_dir / "checkpoints")
+            for checkpoint in (config[key] for key in CHECKPOINTS):
+                checkpoint.dirpath = checkpoint.dirpath or str(run_dir / "checkpoints")
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _loggers(run_dir)
             own += [PerClassReport(run_dir), PredictionWriter(run_dir)]
@@ -181,18 +180,15 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tests the checkpoint that was best on the validation images, once."""
-        best = self.trainer.checkpoint_callback
-        if not isinstance(best, ModelCheckpoint) or not best.best_model_path:
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not best:
             return
-        assert best.best_model_score is not None
-        val = best.best_model_score.item()
-        self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=best.best_model_path, verbose=False, weights_only=True
-        )
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            test = self.model.evaluations["test"].accuracy
-            print(f"best checkpoint: {best.best_model_path}")
-            print(f"{best.monitor} {val:.2%}, test accuracy {test:.2%}".replace("%", " %"))
+            # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
+            val, test = read_checkpoint(best)["val_acc"], self.trainer.callback_metrics["test/acc"].item()
+            print(f"best checkpoint: {best}")
+            print(f"accuracy: validation {val:.2%}, test {test:.2%}".replace("%", " %"))
             print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
 
 

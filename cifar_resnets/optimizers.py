@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm.optim
@@ -61,13 +61,13 @@ def parameter_groups(network: nn.Module, weight_decay: float, decay_norm_and_bia
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _torch_class(name: str) -> type[torch.optim.Optimizer] | None:
+def _torch_class(name: str) -> Callable[..., torch.optim.Optimizer] | None:
     cls = getattr(torch.optim, name, None)
     return cls if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) else None
 
 
 def _require_known(name: str) -> None:
-    known = [*(n for n in dir(torch.optim) if _torch_class(n)), *timm.optim.list_optimizers()]
+    known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, timm.optim.list_optimizers())]
     if name.lower() not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f", did you mean {' or '.join(near)}?" if near else ""

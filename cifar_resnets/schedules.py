@@ -114,8 +114,8 @@ class OneCycle(Schedule):
             rising = self.peak_epoch * steps_per_epoch
             epochs = total_steps / steps_per_epoch
             _require(rising < total_steps, "peak_epoch", self.peak_epoch, f"less than the run's {epochs:g} epochs")
-        # torch counts the peak's step from 0 and divides by it: a rise takes two steps, a run of one step has none
-        return max(rising, 2.0) / total_steps if total_steps > 1 else 0.0
+        # torch divides by the steps before and after the peak: a rise takes two, and a run of up to two steps has none
+        return max(rising, 2.0) / total_steps if total_steps > 2 else 0.0
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         num_train: int | None = None,
-        classes: list[str] | None = None,
+        classes: list[str | int] | None = None,
         augment: Augmentation | None = DEFAULT_AUGMENTATION,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -77,7 +77,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.num_train = num_train
-        self.classes = classes
+        self.classes = None if classes is None else [str(name) for name in classes]  # a digit is a name, too
         self.augment = augment
         self.mean = mean
         self.std = std

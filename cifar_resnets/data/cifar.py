@@ -101,7 +101,7 @@ class CIFAR100(CIFAR10):
 
 def find_folder(source: Any, root: Path) -> Path | None:
     """The folder with the batches: inside `root`, or `root` itself; None if there is neither."""
-    inside = root / source.base_folder
+    inside: Path = root / source.base_folder
     if os.path.isdir(inside):
         return inside
     return root if any(os.path.exists(root / name) for name, _ in _files(source)) else None
@@ -148,7 +148,7 @@ def obtain(source: Any, root: Path) -> Path:
     Raises:
         DataError: with what failed, and which file to put where.
     """
-    folder = root / source.base_folder
+    folder: Path = root / source.base_folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _one_process(root / f".{source.filename}.lock"):
@@ -176,7 +176,7 @@ def _install(source: Any, root: Path) -> None:
 
 def _download(source: Any, root: Path, folder: Path) -> Path:
     logger.info("downloading %s into %s", source.url, root)
-    path = folder / source.filename
+    path: Path = folder / source.filename
     try:
         with urllib.request.urlopen(source.url, timeout=TIMEOUT) as response, open(path, "wb") as file:
             shutil.copyfileobj(response, file, 1 << 20)

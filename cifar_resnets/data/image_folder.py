@@ -9,8 +9,9 @@ import os
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 _FULL_SCALES = {"I": (65535,), "F": (1, 255, 65535)}
 _HEADER = 128  # bytes
 _BLOCK = 256  # images a task of the thread pool
+_MAX_THREADS = min(8, os.cpu_count() or 1)  # small images hold the interpreter's lock: more threads only fight for it
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ class ImageFolder(ImageDataModule):
             raise ConfigurationError(f"data.image_size: {image_size} is not allowed, give 1 or more")
         self.root = root
         self.image_size = image_size
-        self._unsaved: dict[str, Images] = {}  # decoded images that the cache could not take, by fingerprint
+        self._prepared: dict[str, tuple[Files, Images | None]] = {}  # with images only if the cache could not take them
 
     def source_classes(self) -> Sequence[str]:
         """Names of the class folders in `train`, in `test` if there is no `train`; sorted."""
@@ -114,7 +116,7 @@ class ImageFolder(ImageDataModule):
             num_ignored += num_others
             self._check_empty(split, files)
             try:
-                self._prepare(split, files)
+                self._prepared[split] = files, self._fill_cache(split, files)
             except UnreadableImages as error:
                 failures += error.failures
         if failures:
@@ -125,13 +127,14 @@ class ImageFolder(ImageDataModule):
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split from the cache; decodes it if the cache does not hold it."""
         self._require_split(split)
-        files, _ = scan(self._root / split, self.source_classes())
-        cache = self._cache(split, files)
-        images = self._unsaved.pop(cache.fingerprint, None)
+        # once only: whoever loads again may have changed the folder
+        files, images = self._prepared.pop(split, (None, None))
+        if files is None:
+            files, _ = scan(self._root / split, self.source_classes())
         if images is None:
-            images = cache.read()
+            images = self._cache(split, files).read()
         if images is None:
-            images, _ = cache.fill(self._decoder(split, files))
+            images, _ = self._cache(split, files).fill(self._decoder(split, files))
         return images, np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
 
     @property
@@ -152,7 +155,7 @@ class ImageFolder(ImageDataModule):
 
     def _check_folders(self) -> None:
         stage = self.trainer.state.fn if self.trainer else None
-        for split in _NEEDED.get(str(stage or ""), ()):
+        for split in _NEEDED[stage.value] if stage else ():
             self._require_split(split)
         if len(self._splits()) == 2:
             train, test = (set(class_folders(self._root / split)) for split in SPLITS)
@@ -166,12 +169,13 @@ class ImageFolder(ImageDataModule):
         if empty:
             raise DataError(f"{self._root}: no images in the class folders {', '.join(empty)}; add some or remove them")
 
-    def _prepare(self, split: Split, files: Files) -> None:
+    def _fill_cache(self, split: Split, files: Files) -> Images | None:
+        """Returns the images only if they had to be decoded and could not be saved."""
         cache = self._cache(split, files)
-        if not cache.holds():
-            images, saved = cache.fill(self._decoder(split, files))
-            if not saved:
-                self._unsaved[cache.fingerprint] = images
+        if cache.holds():
+            return None
+        images, saved = cache.fill(self._decoder(split, files))
+        return None if saved else images
 
     def _cache(self, split: Split, files: Files) -> Cache:
         size = self.image_size
@@ -268,7 +272,8 @@ def class_folders(folder: Path) -> list[str]:
     Raises:
         DataError: when there are fewer than two, or two that differ only in case or spaces.
     """
-    names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
+    with _readable():
+        names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
     if len(names) < 2:
         raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
     alike: dict[str, list[str]] = {}
@@ -280,45 +285,60 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
-    """Image files of each class at any depth, sorted; and the number of other files in the folder."""
+    """Image files of each class at any depth, sorted; and the number of other files in the split's folder.
+
+    Raises:
+        DataError: when a folder cannot be read.
+    """
     endings = _endings()
-    files = {}
-    num_others = sum(not entry.is_dir() for entry in _entries(str(folder)))
-    for name in classes:
-        found: list[ImageFile] = []
-        if os.path.isdir(folder / name):
-            num_others += _walk(str(folder / name), name, endings, found, set())
-        files[name] = sorted(found)
+    with _readable():
+        num_others = sum(not entry.is_dir() for entry in _entries(str(folder)))
+        files: Files = {name: [] for name in classes}
+        for name in classes:
+            for path, entry in _walk(str(folder / name), name, set()):
+                if file := _image_file(path, entry, endings):
+                    files[name].append(file)
+                else:
+                    num_others += 1
+            files[name].sort()
     return files, num_others
 
 
-def _walk(folder: str, prefix: str, endings: tuple[str, ...], found: list[ImageFile], seen: set[tuple[int, int]]) -> int:
-    """Appends the image files below a folder to `found`; returns how many files are none."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:  # a symbolic link back to where we are
-        return 0
+def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, if there is one, each with its path below the split's folder."""
+    status = os.stat(folder) if os.path.isdir(folder) else None
+    if status is None or (status.st_dev, status.st_ino) in seen:  # symbolic links can lead back to where we are
+        return
     seen.add((status.st_dev, status.st_ino))
-    num_others = 0
     for entry in _entries(folder):
-        path = f"{prefix}/{entry.name}"
         if entry.is_dir():
-            num_others += _walk(entry.path, path, endings, found, seen)
-        elif not entry.name.lower().endswith(endings):
-            num_others += 1
-        elif entry.is_file():
-            found.append(ImageFile(path, (status := entry.stat()).st_size, status.st_mtime_ns))
-        elif entry.is_symlink():  # to nothing: reading it fails, and says so
-            found.append(ImageFile(path, -1, 0))
-    return num_others
+            yield from _walk(entry.path, f"{path}/{entry.name}", seen)
+        else:
+            yield f"{path}/{entry.name}", entry
+
+
+def _image_file(path: str, entry: os.DirEntry[str], endings: tuple[str, ...]) -> ImageFile | None:
+    if not entry.name.lower().endswith(endings):
+        return None
+    if entry.is_file():
+        status = entry.stat()
+        return ImageFile(path, status.st_size, status.st_mtime_ns)
+    # a link to nothing cannot be read and has to be named; a pipe or a device is no image
+    return ImageFile(path, -1, 0) if entry.is_symlink() and not os.path.exists(entry.path) else None
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     """What is in a folder and not hidden; sorted, as the order decides which of two links to a folder is followed."""
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        yield
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _formats() -> list[str]:
@@ -342,6 +362,14 @@ def fingerprint(files: Files, image_size: int) -> str:
     return digest.hexdigest()
 
 
+class Outcome(NamedTuple):
+    """What became of an image file; `failure` is empty if it could be read."""
+
+    converted: bool = False
+    resized: bool = False
+    failure: str = ""
+
+
 def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
     """Decodes image files with a pool of threads; uint8 (n, image_size, image_size, 3).
 
@@ -349,27 +377,35 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
         UnreadableImages: naming all that cannot be read.
     """
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
-    failures: list[tuple[str, str]] = []
-    counts: Counter[str] = Counter()
-    decode_one = partial(_decode_into, formats=_formats())
+    formats = _formats()
 
-    def decode_block(start: int) -> tuple[Counter[str], list[tuple[str, str]]]:
-        counts, failures = Counter[str](), []
-        for image, path in zip(images[start : start + _BLOCK], paths[start : start + _BLOCK], strict=True):
-            try:
-                counts.update(decode_one(image, root / path))
-            except Exception as error:  # Pillow's plug-ins raise whatever comes up
-                failures.append((path, " ".join(str(error).split()) or type(error).__name__))
-        return counts, failures
+    def decode_block(start: int) -> list[Outcome]:
+        stop = min(start + _BLOCK, len(paths))
+        return [_decode_into(images[i], root / paths[i], formats) for i in range(start, stop)]
 
-def _decode_into(target: Images, path: Path, formats: list[str]) -> tuple[bool, bool]:
-    """Reads an image into an array (s, s, 3); returns whether it was converted and whether it was resized."""
-    with Image.open(path, formats=formats) as image:
-        rgb = to_rgb(image)
+    with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
+        warnings.simplefilter("ignore")  # of metadata and large images: what matters is an exception
+        outcomes = [outcome for block in pool.map(decode_block, range(0, len(paths), _BLOCK)) for outcome in block]
+    if failures := [(path, outcome.failure) for path, outcome in zip(paths, outcomes, strict=True) if outcome.failure]:
+        raise UnreadableImages(root, failures)
+    converted, resized = sum(outcome.converted for outcome in outcomes), sum(outcome.resized for outcome in outcomes)
+    changes = f"{converted:,} converted to RGB, {resized:,} resized to {image_size}x{image_size}"
+    logger.info("decoded %s images of %s: %s", f"{len(paths):,}", root / paths[0].split("/")[0], changes)
+    return images
+
+
+def _decode_into(target: Images, path: Path, formats: list[str]) -> Outcome:
+    """Reads an image into an array (s, s, 3)."""
     size = target.shape[:2]
-    resized = rgb.size != size
-    target[:] = rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb
-    return image.mode != "RGB", resized
+    try:
+        with Image.open(path, formats=formats) as image:
+            rgb = to_rgb(image)
+        resized = rgb.size != size
+        target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
+    except Exception as error:  # Pillow's plug-ins raise whatever comes up
+        message = str(error).replace(repr(str(path)), "").split()
+        return Outcome(failure=" ".join(message) or type(error).__name__)
+    return Outcome(image.mode != "RGB", resized)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -388,5 +424,5 @@ def _to_8_bits(values: NDArray[Any], full_scales: Sequence[int]) -> Images:
     low, high = values.min(), values.max()
     scale = next((scale for scale in full_scales if 0 <= low and high <= scale), None)
     if scale is None:
-        values, scale = values - low, max(high - low, 1)
-    return (values * (255 / scale)).round().astype(np.uint8)
+        values, scale = values - low, (high - low) or 1
+    return (values * 255 / scale).round().astype(np.uint8)

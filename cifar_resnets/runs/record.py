@@ -51,7 +51,7 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called by Lightning once, on rank 0, when the data have been read."""
-        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_none=False)
+        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_unset=False)
         record = {**run_record(), "seed": self.config.get("seed_everything")}
         (self.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
         assert isinstance(pl_module, ImageClassifier)

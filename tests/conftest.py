@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import Result, write_images
+
+from cifar_resnets.__main__ import main
+
+IMAGES_VARIABLE = "CIFAR_RESNETS_IMAGES"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps decoded images out of the user's cache."""
+    monkeypatch.setenv("CIFAR_RESNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs the command line in this process, in an empty folder: no import to wait for."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> Result:
+        capfd.readouterr()
+        status = 0
+        try:
+            main(args)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Result(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """CIFAR-10 as image files, where the machine has them."""
+    folder = os.environ.get(IMAGES_VARIABLE)
+    if not folder:
+        pytest.skip(
+            f"NOT TESTED ON REAL IMAGES: {IMAGES_VARIABLE} names no folder with train/<class>/* and test/<class>/*"
+        )
+    return Path(folder)

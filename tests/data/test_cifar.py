@@ -1,0 +1,436 @@
+import contextlib
+import hashlib
+import http.server
+import io
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import socket
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+
+from cifar_resnets.data import cifar
+from cifar_resnets.data.cifar import CIFAR10, CIFAR100
+from cifar_resnets.errors import DataError
+
+NUM_EACH = 6  # images a batch file
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def tar_of(members):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+class Tiny:
+    """A data set in CIFAR's format, small enough for a test; torchvision's class is told its checksums."""
+
+    def __init__(self, module, monkeypatch):
+        self.module, self.source, self.monkeypatch = module, module._source, monkeypatch
+        rng = np.random.default_rng(0)
+        self.contents, self.rows, self.labels = {}, {}, {}
+        for key in ("train_list", "test_list"):
+            names = [name for name, _ in getattr(self.source, key)]
+            for name in names:
+                rows = rng.integers(0, 256, (NUM_EACH, 3072), dtype=np.uint8)
+                labels = rng.integers(0, len(module._names), NUM_EACH).tolist()
+                fine = "labels" if module is CIFAR10 else "fine_labels"
+                self.contents[name] = pickle.dumps({"data": rows, fine: labels})
+                self.rows.setdefault(key, []).append(rows)
+                self.labels.setdefault(key, []).extend(labels)
+            monkeypatch.setattr(self.source, key, [[name, md5(self.contents[name])] for name in names])
+        self.set_meta(module._names)
+
+    def set_meta(self, names):
+        meta = self.source.meta
+        content = pickle.dumps({meta["key"]: list(names)})
+        self.contents[meta["filename"]] = content
+        self.monkeypatch.setattr(self.source, "meta", {**meta, "md5": md5(content)})
+        self.set_archive(tar_of({f"{self.source.base_folder}/{name}": c for name, c in self.contents.items()}))
+
+    def set_archive(self, content):
+        self.archive = content
+        self.monkeypatch.setattr(self.source, "tgz_md5", md5(content))
+
+    def write_folder(self, folder):
+        folder.mkdir(parents=True)
+        for name, content in self.contents.items():
+            (folder / name).write_bytes(content)
+        return folder
+
+    def check(self, root):
+        data = self.module(str(root))
+        data.prepare_data()
+        for split in ("train", "test"):
+            images, labels = data.load(split)
+            rows = np.concatenate(self.rows[f"{split}_list"])
+            # CIFAR's own description: 1024 red values row by row, then green, then blue
+            expected = np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
+            assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
+            np.testing.assert_array_equal(images, expected)
+            assert labels.tolist() == self.labels[f"{split}_list"]
+
+
+@pytest.fixture(params=[CIFAR10, CIFAR100], ids=lambda module: module.__name__)
+def tiny(request, monkeypatch):
+    return Tiny(request.param, monkeypatch)
+
+
+@pytest.fixture
+def tiny10(monkeypatch):
+    return Tiny(CIFAR10, monkeypatch)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Serves what the function given writes to the handler, and points torchvision's class there."""
+    with contextlib.ExitStack() as stack:
+
+        def start(source, respond):
+            class Handler(http.server.BaseHTTPRequestHandler):
+                def do_GET(self):
+                    requests.append(self.path)
+                    respond(self)
+
+                def log_message(self, *_):
+                    pass
+
+            requests = []
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            monkeypatch.setattr(source, "url", f"http://127.0.0.1:{server.server_port}/{source.filename}")
+            return requests
+
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        yield start
+
+
+def sends(content, length=None, pause=0.0):
+    def respond(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length or len(content)))
+        handler.end_headers()
+        time.sleep(pause)
+        with contextlib.suppress(OSError):
+            handler.wfile.write(content)
+
+    return respond
+
+
+def message_of(call):
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def fails_cleanly(tiny, root):
+    """The one line of a `prepare_data` that fails; nothing may be left behind."""
+    before = sorted(root.rglob("*"))
+    message = message_of(tiny.module(str(root)).prepare_data)
+    assert sorted(root.rglob("*")) == before
+    source = tiny.source
+    assert f"put {source.filename} (md5 {source.tgz_md5}) or the folder {source.base_folder} into {root}" in message
+    return message
+
+
+@contextlib.contextmanager
+def folder_without_permission():
+    """A folder that may be read and not be written, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    is_root = os.geteuid() == 0
+    try:
+        nobody = 65534
+        if is_root:
+            try:
+                os.seteuid(nobody)
+                os.seteuid(0)
+            except OSError:
+                pytest.skip("root may write everywhere, and its rights cannot be dropped here")
+
+        @contextlib.contextmanager
+        def closed():
+            folder.chmod(0o555)
+            if is_root:
+                os.seteuid(nobody)
+            try:
+                yield
+            finally:
+                if is_root:
+                    os.seteuid(0)
+                folder.chmod(0o755)
+
+        yield folder, closed
+    finally:
+        shutil.rmtree(folder)
+
+
+# Classes.
+
+
+def test_classes_need_no_files(tmp_path):
+    assert CIFAR10(str(tmp_path / "nothing")).class_names == [
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ]  # fmt: skip
+    names = CIFAR100(str(tmp_path / "nothing")).class_names
+    assert len(set(names)) == 100 and names == sorted(names)
+    assert names[:3] == ["apple", "aquarium_fish", "baby"] and names[-3:] == ["wolf", "woman", "worm"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_classes_in_the_meta_file(tiny, tmp_path):
+    tiny.set_meta(["thing", *tiny.module._names[1:]])
+    folder = tiny.write_folder(tmp_path / tiny.source.base_folder)
+    message = message_of(lambda: tiny.module(str(tmp_path)).load("train"))
+    assert str(folder / tiny.source.meta["filename"]) in message
+
+
+# A folder that is there.
+
+
+def test_folder_inside_root(tiny, tmp_path):
+    tiny.write_folder(tmp_path / tiny.source.base_folder)
+    tiny.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", [None, "renamed"])
+def test_root_is_the_folder(tiny, tmp_path, name):
+    tiny.check(tiny.write_folder(tmp_path / (name or tiny.source.base_folder)))
+
+
+def test_home_folder(tiny10, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny10.write_folder(tmp_path / "sets" / tiny10.source.base_folder)
+    tiny10.check("~/sets")
+    assert CIFAR10("~/sets").describe()["init_args"]["root"] == "~/sets"
+
+
+def test_missing_and_damaged_files(tiny, tmp_path):
+    folder = tiny.write_folder(tmp_path / tiny.source.base_folder)
+    data = tiny.module(str(tmp_path))
+    for name, content in tiny.contents.items():
+        (folder / name).write_bytes(content[:-1] + b"x")
+        for call in (data.prepare_data, lambda: data.load("test")):
+            message = message_of(call)
+            assert str(folder / name) in message and "damaged" in message and "remove the folder" in message
+        (folder / name).unlink()
+        assert f"{folder / name} is missing" in message_of(data.prepare_data)
+        (folder / name).write_bytes(content)
+    data.prepare_data()
+
+
+def test_folder_that_cannot_be_written(tiny10):
+    with folder_without_permission() as (root, closed):
+        tiny10.write_folder(root / tiny10.source.base_folder)
+        (root / tiny10.source.base_folder).chmod(0o555)
+        before = sorted(root.rglob("*"))
+        with closed():
+            tiny10.check(root)
+        assert sorted(root.rglob("*")) == before
+
+
+def test_load_without_any_folder(tiny10, tmp_path):
+    assert "there is no cifar-10-batches-py" in message_of(lambda: CIFAR10(str(tmp_path)).load("train"))
+
+
+# Downloads.
+
+
+def test_download_once(tiny, tmp_path, serve):
+    requests = serve(tiny.source, sends(tiny.archive))
+    root = tmp_path / "new" / "folder"
+    tiny.check(root)
+    tiny.check(root)
+    assert len(requests) == 1
+    assert [path.name for path in root.iterdir()] == [tiny.source.base_folder]
+
+
+def test_two_processes_download_once(tiny10, tmp_path, serve):
+    requests = serve(tiny10.source, sends(tiny10.archive, pause=0.3))
+    context = multiprocessing.get_context("fork")  # the children share the small archive
+    children = [context.Process(target=tiny10.check, args=(tmp_path,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(20)
+    assert [child.exitcode for child in children] == [0, 0]
+    assert len(requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [tiny10.source.base_folder]
+
+
+def test_second_process_goes_on_where_the_first_failed(tiny10, tmp_path, serve):
+    archive, attempts = tiny10.archive, []
+
+    def respond(handler):
+        attempts.append(None)
+        sends(archive if len(attempts) > 1 else archive[:50], len(archive), pause=0.2)(handler)
+
+    serve(tiny10.source, respond)
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=tiny10.check, args=(tmp_path,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(20)
+    assert sorted(child.exitcode for child in children) == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == [tiny10.source.base_folder]
+
+
+def test_leftovers_of_a_killed_process(tiny10, tmp_path, serve):
+    serve(tiny10.source, sends(tiny10.archive))
+    leftover = tmp_path / f".{tiny10.source.base_folder}.part"
+    leftover.mkdir()
+    (leftover / tiny10.source.filename).write_bytes(tiny10.archive[:100])
+    (tmp_path / f".{tiny10.source.filename}.lock").touch()
+    tiny10.check(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [tiny10.source.base_folder]
+
+
+def test_refused_connection(tiny10, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        monkeypatch.setattr(tiny10.source, "url", f"http://127.0.0.1:{free.getsockname()[1]}/x.tar.gz")
+        message = fails_cleanly(tiny10, tmp_path)
+    assert f"{tiny10.source.url} cannot be downloaded" in message and "refused" in message
+
+
+def test_unknown_page(tiny10, tmp_path, serve):
+    serve(tiny10.source, lambda handler: handler.send_error(404))
+    assert "404" in fails_cleanly(tiny10, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_download_that_ends_early(tiny10, tmp_path, serve, kept):
+    archive = tiny10.archive
+    serve(tiny10.source, sends(archive[:kept], len(archive)))
+    assert f"ended after {kept:,} of {len(archive):,} bytes" in fails_cleanly(tiny10, tmp_path)
+
+
+def test_damaged_download(tiny10, tmp_path, serve):
+    serve(tiny10.source, sends(tiny10.archive[:-1] + b"x"))
+    assert "md5 is wrong" in fails_cleanly(tiny10, tmp_path)
+
+
+def test_no_http_server(tiny10, tmp_path, serve):
+    serve(tiny10.source, lambda handler: handler.wfile.write(b"220 ready\r\n"))
+    assert "cannot be downloaded" in fails_cleanly(tiny10, tmp_path)
+
+
+def test_server_that_hangs(tiny10, tmp_path, serve, monkeypatch):
+    monkeypatch.setattr(cifar, "TIMEOUT", 0.2)
+    serve(tiny10.source, sends(tiny10.archive, pause=3))
+    started = time.monotonic()
+    assert "timed out" in fails_cleanly(tiny10, tmp_path)
+    assert time.monotonic() - started < 2
+
+
+def test_root_that_cannot_be_written(tiny10, serve):
+    requests = serve(tiny10.source, sends(tiny10.archive))
+    with folder_without_permission() as (root, closed), closed():
+        message = fails_cleanly(tiny10, root)
+    assert "cannot be written" in message and "Permission denied" in message and not requests
+
+
+def test_root_that_is_a_file(tiny10, tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be written" in fails_cleanly(tiny10, tmp_path / "file")
+
+
+def test_full_disk(tiny10, tmp_path, serve, monkeypatch):
+    serve(tiny10.source, sends(tiny10.archive))
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(cifar.shutil, "copyfileobj", lambda *_: (_ for _ in ()).throw(full))
+    assert "No space left" in fails_cleanly(tiny10, tmp_path)
+
+
+def test_interrupt(tiny10, tmp_path, serve, monkeypatch):
+    serve(tiny10.source, sends(tiny10.archive))
+    monkeypatch.setattr(cifar.shutil, "copyfileobj", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        CIFAR10(str(tmp_path)).prepare_data()
+    assert not list(tmp_path.iterdir())
+
+
+def test_log_of_the_download(tiny10, tmp_path, serve, caplog):
+    serve(tiny10.source, sends(tiny10.archive))
+    with caplog.at_level(logging.INFO):
+        tiny10.check(tmp_path)
+    assert caplog.messages == [f"downloading {tiny10.source.url} into {tmp_path}"]
+
+
+# Archives.
+
+
+def test_archive_of_the_user(tiny, tmp_path, serve):
+    requests = serve(tiny.source, sends(b""))
+    (tmp_path / tiny.source.filename).write_bytes(tiny.archive)
+    tiny.check(tmp_path)
+    assert not requests
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([tiny.source.base_folder, tiny.source.filename])
+
+
+@pytest.mark.parametrize("damage", [lambda archive: archive[:-1] + b"x", lambda archive: archive[: len(archive) // 2]])
+def test_damaged_archive_of_the_user(tiny10, tmp_path, damage):
+    (tmp_path / tiny10.source.filename).write_bytes(damage(tiny10.archive))
+    message = fails_cleanly(tiny10, tmp_path)
+    assert f"{tiny10.source.filename} cannot be unpacked (its md5 is not {tiny10.source.tgz_md5})" in message
+
+
+def archives():
+    def with_member(name):
+        return lambda tiny: tar_of({name: b"outside", f"{tiny.source.base_folder}/data_batch_1": b""})
+
+    def truncated(tiny):
+        return tiny.archive[: len(tiny.archive) // 2]
+
+    def lacks_a_file(tiny):
+        return tar_of({f"{tiny.source.base_folder}/{n}": c for n, c in tiny.contents.items() if n != "test_batch"})
+
+    def has_a_bad_file(tiny):
+        return tar_of({f"{tiny.source.base_folder}/{n}": c + b"x" for n, c in tiny.contents.items()})
+
+    return {
+        "above": (with_member("../outside"), "outside"),
+        "absolute": (with_member("/outside/../../outside"), "outside"),
+        "truncated": (truncated, ""),
+        "lacks a file": (lacks_a_file, "in it cifar-10-batches-py/test_batch is missing"),
+        "bad file": (has_a_bad_file, "in it cifar-10-batches-py/data_batch_1 is damaged"),
+        "no archive": (lambda _: b"not an archive", ""),
+    }
+
+
+@pytest.mark.parametrize(("make", "expected"), archives().values(), ids=archives())
+def test_bad_archives_with_the_right_checksum(tiny10, tmp_path, make, expected):
+    root = tmp_path / "root"
+    root.mkdir()
+    tiny10.set_archive(make(tiny10))
+    (root / tiny10.source.filename).write_bytes(tiny10.archive)
+    message = fails_cleanly(tiny10, root)
+    assert "cannot be unpacked" in message and expected in message
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_checksums_are_torchvisions():
+    assert CIFAR10._source is torchvision.datasets.CIFAR10 and CIFAR100._source is torchvision.datasets.CIFAR100

@@ -1,0 +1,46 @@
+"""What several tests share, and is no fixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+def shell(*args: str, cwd: Path, **env: str) -> Result:
+    """Runs the command line as a user does."""
+    command = [sys.executable, "-m", "cifar_resnets", *args]
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_images(root: Path, num_train: int = 24, num_test: int = 9, size: int = 16) -> Path:
+    """An image folder whose three classes are told apart by their colour, with noise."""
+    rng = np.random.default_rng(0)
+    for split, num in (("train", num_train), ("test", num_test)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(num):
+                pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root

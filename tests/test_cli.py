@@ -1,0 +1,292 @@
+"""The command line in this process: errors, merging of recipes, checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from support import Result, read_json
+
+Run = Callable[..., Result]
+
+# the smallest run: one stage of one block, few images, one epoch
+TINY = """
+name: tiny
+model:
+  network: cifar_resnet20
+  network_args: {depths: [1], widths: [8], stem_width: 8}
+  lr: 0.05
+data:
+  class_path: Digits
+  init_args: {batch_size: 40, num_train: 200}
+trainer: {accelerator: cpu, max_epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the logs of one fit."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "tiny.yaml").write_text(TINY)
+        from cifar_resnets.__main__ import main
+
+        main(["fit", "-c", "tiny.yaml"])
+    yield folder
+
+
+def tiny(folder: Path, text: str = TINY) -> str:
+    (folder / "tiny.yaml").write_text(text)
+    return str(folder / "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "culprit"),
+    [
+        (["train"], 2, "'train' is not a command"),
+        (["fit"], 2, "data"),
+        (["fit", "-c", "missing.yaml"], 2, "missing.yaml"),
+        (
+            ["fit", "--data", "Digit"],
+            2,
+            "data: 'Digit' is not known, give one of CIFAR10, CIFAR100, Digits, ImageFolder",
+        ),
+        (["fit", "--data", "Digits", "--trainer.max_epoch", "1"], 2, "did you mean trainer.max_epochs"),
+        (["fit", "--data", "Digits", "--trainer.max_epochs", "one"], 2, "trainer.max_epochs: one"),
+        (["fit", "--data", "Digits", "--data.batchsize", "1"], 2, "did you mean data.batch_size"),
+        (["fit", "--data", "Digits", "--data.batch_size", "0"], 2, "data.batch_size: 0"),
+        (["fit", "--data", "Digits", "--data.batch_size", "-3"], 2, "data.batch_size: -3"),
+        (["fit", "--data", "Digits", "--data.batch_size", "9999"], 2, "batch_size: 9999 is more than"),
+        (["fit", "--data", "Digits", "--data.val_fraction", "1.5"], 2, "data.val_fraction: 1.5"),
+        (["fit", "--data", "Digits", "--data.classes", "[0,11]"], 2, "data.classes: ['11']"),
+        (["fit", "--data", "Digits", "--data.augment.cutout_size", "-1"], 2, "augment.cutout_size: -1"),
+        (["fit", "--data", "Digits", "--model.network", "cifar_resnet21"], 2, "did you mean cifar_resnet"),
+        (["fit", "--data", "Digits", "--model.network_args", "{shortcut: D}"], 2, "shortcut='D'"),
+        (["fit", "--data", "Digits", "--model.network_args", "{short: B}"], 2, "model.network_args of cifar_resnet20"),
+        (["fit", "--data", "Digits", "--model.lr", "-1"], 2, "model.lr: -1"),
+        (["fit", "--data", "Digits", "--model.optimizer", "SDG"], 2, "did you mean SGD"),
+        (["fit", "--data", "Digits", "--model.schedule", "Cosin"], 2, "give one of Constant, Cosine, OneCycle, Step"),
+        (["fit", "--data", "Digits", "--seed_everything", "-1"], 2, "seed_everything: -1"),
+        (["fit", "--data", "Digits", "--trainer.accelerator", "abacus"], 2, "abacus"),
+        (["fit", "--data", "Digits", "--trainer.max_epochs", "-1"], 2, "max_epochs or max_steps"),
+        (["fit", "--data", "ImageFolder", "--data.root", "nowhere"], 3, "nowhere"),
+        (["fit", "--data", "CIFAR10", "--data.root", "empty.txt"], 3, "empty.txt"),
+        (["fit", "--data", "Digits", "--trainer.default_root_dir", "empty.txt"], 6, "empty.txt"),
+        (["fit", "--data", "Digits", "--ckpt_path", "missing.ckpt"], 4, "missing.ckpt"),
+        (["test"], 2, "--ckpt_path is missing"),
+        (["test", "--ckpt_path", "missing.ckpt"], 4, "missing.ckpt"),
+        (["test", "--ckpt_path", "last"], 4, "last"),
+        (["predict", "--ckpt_path=empty.txt"], 4, "empty.txt"),
+    ],
+)
+def test_errors_are_one_line_with_a_status(cli: Run, args: list[str], status: int, culprit: str) -> None:
+    Path("empty.txt").touch()
+    result = cli(*args)
+    assert result.status == status, result
+    assert culprit in result.err
+    assert result.err.count("\n") == 1, result.err
+
+
+def test_a_recipe_that_is_no_yaml_is_named(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("trainer: [")
+    result = cli("fit", "-c", "broken.yaml")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "broken.yaml is not valid YAML" in result.err
+
+
+def test_debug_shows_the_traceback(cli: Run) -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size"):
+        cli("fit", "--data", "Digits", "--data.batch_size", "0", "--debug")
+
+
+def test_recipes_merge_left_to_right_and_the_command_line_wins(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "second.yaml").write_text("model: {lr: 0.02, weight_decay: 0.001}\ntrainer: {limit_test_batches: 1}\n")
+    result = cli("fit", "-c", tiny(tmp_path), "-c", "second.yaml", "--model.lr", "0.03", "--data.num_train", "80")
+    assert result.status == 0, result.err
+    config = yaml.safe_load((tmp_path / "logs/tiny/version_0/config.yaml").read_text())
+    assert config["model"]["lr"] == 0.03  # the command line
+    assert config["model"]["weight_decay"] == 0.001  # the second recipe
+    assert config["model"]["network_args"]["depths"] == [1]  # the first recipe
+    assert config["data"]["init_args"]["num_train"] == 80
+
+
+def test_another_source_keeps_the_rest_of_the_recipe(cli: Run, tmp_path: Path, image_folder: Path) -> None:
+    recipe = TINY.replace("num_train: 200", "augment: {cutout_size: 3}")
+    result = cli(
+        "fit",
+        "-c",
+        tiny(tmp_path, recipe),
+        "--data",
+        "ImageFolder",
+        "--data.root",
+        str(image_folder),
+        "--data.image_size=16",
+    )
+    assert result.status == 0, result.err
+    config = yaml.safe_load((tmp_path / "logs/tiny/version_0/config.yaml").read_text())["data"]
+    assert config["class_path"].endswith("ImageFolder")
+    assert config["init_args"]["batch_size"] == 40
+    assert config["init_args"]["augment"]["cutout_size"] == 3
+
+
+def test_fit_writes_everything_beside_the_logs(fitted: Path) -> None:
+    run = fitted / "logs/tiny/version_0"
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "run.json", "test.json", "metrics.csv", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    record = read_json(run / "run.json")
+    assert record["seed"] == 0
+    assert record["packages"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_test_needs_nothing_but_the_checkpoint(cli: Run, fitted: Path) -> None:
+    run = fitted / "logs/tiny/version_0"
+    result = cli("test", "--ckpt_path", str(run / "checkpoints/best.ckpt"))
+    assert result.status == 0, result.err
+    again, first = read_json(Path("logs/cifar_resnet20/version_0/test.json")), read_json(run / "test.json")
+    for figure in ("accuracy", "correct", "images", "loss", "top5", "classes", "interval"):
+        assert again[figure] == first[figure]
+    assert "95 % interval" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_the_checkpoint_is_what_was_tested(fitted: Path) -> None:
+    run = fitted / "logs/tiny/version_0"
+    assert read_json(run / "test.json")["checkpoint"].endswith("best.ckpt")
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["data"]["init_args"]["classes"] == [str(digit) for digit in range(10)]
+    assert len(checkpoint["data"]["init_args"]["mean"]) == 3
+
+
+def test_what_is_typed_wins_over_the_checkpoint(cli: Run, fitted: Path) -> None:
+    best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
+    assert cli("test", "--ckpt_path", str(best), "--data.eval_batch_size", "7", "--name", "mine").status == 0
+    config = yaml.safe_load(Path("logs/mine/version_0/config.yaml").read_text())
+    assert config["data"]["init_args"]["eval_batch_size"] == 7
+    assert config["data"]["init_args"]["batch_size"] == 40  # the checkpoint's
+    assert config["model"]["network_args"]["depths"] == [1]
+
+
+def test_lightning_does_not_put_the_checkpoint_over_what_is_typed(cli: Run, fitted: Path) -> None:
+    # notices when LightningCLI no longer calls the private method that the CLI overrides
+    best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
+    assert cli("test", "--ckpt_path", str(best), "--model.lr", "0.77", "--name", "mine").status == 0
+    assert yaml.safe_load(Path("logs/mine/version_0/config.yaml").read_text())["model"]["lr"] == 0.77
+
+
+def test_validate_gives_the_figure_of_the_fit(cli: Run, fitted: Path) -> None:
+    best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
+    assert cli("validate", "--ckpt_path", str(best)).status == 0
+    figures = read_json(Path("logs/cifar_resnet20/version_0/val.json"))
+    assert figures["accuracy"] == torch.load(best, weights_only=True)["val_acc"]
+
+
+def test_predict_writes_a_row_an_image(cli: Run, fitted: Path) -> None:
+    run = fitted / "logs/tiny/version_0"
+    assert cli("predict", "--ckpt_path", str(run / "checkpoints/best.ckpt")).status == 0
+    header, *rows = Path("logs/cifar_resnet20/version_0/predictions.csv").read_text().splitlines()
+    assert header == "index,predicted," + ",".join(f"p({digit})" for digit in range(10))
+    images = read_json(run / "test.json")["images"]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(images))
+    assert all(abs(sum(map(float, row.split(",")[2:])) - 1) < 1e-4 for row in rows)
+
+
+def test_another_network_than_the_checkpoint_s_is_named(cli: Run, fitted: Path) -> None:
+    best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
+    result = cli("test", "--ckpt_path", str(best), "--data.classes", "['1','2']")
+    assert (result.status, result.err.count("\n")) == (4, 1)
+    assert "cifar_resnet20 with 10 classes" in result.err
+    assert "cifar_resnet20 with 2 classes" in result.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "plain", "code"])
+def test_damaged_checkpoints_are_refused(cli: Run, fitted: Path, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "damaged.ckpt"
+    shutil.copy(fitted / "logs/tiny/version_0/checkpoints/best.ckpt", path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "text":
+        path.write_text("no checkpoint")
+    elif damage == "plain":
+        torch.save({"weight": torch.ones(1)}, path)
+    else:
+        torch.save({"payload": Payload()}, path)
+    result = cli("test", "--ckpt_path", str(path))
+    assert (result.status, result.err.count("\n")) == (4, 1), result.err
+    assert "damaged.ckpt" in result.err
+    assert not Path("sentinel").exists()
+
+
+class Payload:
+    """Unpickled, it would leave a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("sentinel", "w"))
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(cli: Run, tmp_path: Path) -> None:
+    # the rate explodes after the first epoch, so that the second is worse
+    text = TINY.replace(
+        "lr: 0.05",
+        "lr: 50.0\n  schedule: {class_path: Constant, init_args: {warmup_epochs: 1, "
+        "warmup_factor: 0.0001, warmup_shape: constant}}",
+    )
+    assert cli("fit", "-c", tiny(tmp_path, text), "--trainer.max_epochs", "2").status == 0
+    best, last = (
+        torch.load(tmp_path / f"logs/tiny/version_0/checkpoints/{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
+    )
+    assert (best["epoch"], last["epoch"]) == (0, 1)
+    assert last["val_acc"] < best["val_acc"]
+
+
+def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:
+    first = tmp_path / "logs/tiny/version_0/config.yaml"
+    for _ in range(2):
+        assert cli("fit", "-c", tiny(tmp_path), "--trainer.limit_train_batches", "1").status == 0
+        stamp = first.stat().st_mtime_ns
+    assert sorted(path.name for path in (tmp_path / "logs/tiny").iterdir()) == ["version_0", "version_1"]
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_fast_dev_run_leaves_nothing(cli: Run, tmp_path: Path) -> None:
+    assert cli("fit", "-c", tiny(tmp_path), "--trainer.fast_dev_run", "true").status == 0
+    assert not (tmp_path / "logs").exists()
+
+
+def test_fit_without_a_logger_still_has_its_own_folder(cli: Run, tmp_path: Path) -> None:
+    assert cli("fit", "-c", tiny(tmp_path), "--trainer.logger", "false").status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "logs"}
+    assert (tmp_path / "logs/tiny/version_0/checkpoints/best.ckpt").is_file()
+
+
+def test_a_diverging_run_ends_with_5(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--model.lr", "1e30", "--trainer.max_epochs", "3")
+    assert (result.status, result.err.count("\n")) == (5, 1), result.err
+    assert "the training loss became" in result.err
+
+
+def test_plain_lines_where_there_is_no_terminal(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--trainer.max_epochs", "2")
+    assert "\r" not in result.out + result.err
+    assert result.err == ""
+    assert "cifar_resnet20: " in result.out
+    assert "epoch 1/2  loss " in result.out
+    assert "ETA 0:" in result.out
+    assert "epoch 2/2  loss " in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_a_user_s_callbacks_come_beside_ours(cli: Run, tmp_path: Path) -> None:
+    text = TINY.replace(
+        "max_epochs: 1}", "max_epochs: 1, callbacks: [{class_path: EarlyStopping, init_args: {monitor: val/loss}}]}"
+    )
+    assert cli("fit", "-c", tiny(tmp_path, text)).status == 0
+    assert (tmp_path / "logs/tiny/version_0/test.json").is_file()

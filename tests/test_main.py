@@ -1,0 +1,62 @@
+"""The entry of the command line: what must be quick, and what must be the same elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from cifar_resnets import __version__
+from cifar_resnets.__main__ import COMMANDS
+
+LIGHT = """
+import sys
+from cifar_resnets.__main__ import main
+main(sys.argv[1:])
+heavy = {"torch", "lightning", "timm", "numpy", "torchvision"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("args", [["--version"], ["--help"], ["-h"], []])
+def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if "--version" in args:
+        assert done.stdout == f"cifar-resnets {__version__}\n"
+    else:
+        assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_help_lists_the_commands_there_are() -> None:
+    from cifar_resnets.cli import CLI
+
+    assert set(COMMANDS) == set(CLI.subcommands())
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cifar_resnets.cli
+    from cifar_resnets.__main__ import main
+
+    def fail(args: list[str]) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cifar_resnets.cli, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["fit"])
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import cifar_resnets.cli
+    from cifar_resnets.__main__ import main
+
+    def interrupt(args: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cifar_resnets.cli, "run", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "cifar-resnets: interrupted\n"
