@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -59,14 +60,17 @@ class EvaluationMetrics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")  # looking for NaN would synchronise in each batch
+        # looking for NaN would synchronise in each batch; without it, torchmetrics 1.9 ignores the weight of a value
+        self.loss = MeanMetric(nan_strategy="disable")
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro") if num_classes > 5 else None
+        self.top5 = None
+        if num_classes > 5:
+            self.top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Takes in a batch: logits (n, num_classes), labels (n,)."""
         logits = logits.float()
-        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.confusion.update(logits, labels)
         if self.top5 is not None:
             self.top5.update(logits, labels)
@@ -75,9 +79,11 @@ class EvaluationMetrics(nn.Module):
         """The figures over all ranks; starts anew."""
         top5 = None if self.top5 is None else self.top5.compute().item()
         evaluation = Evaluation(self.loss.compute().item(), self.confusion.compute().cpu(), top5)
-        for metric in (self.loss, self.confusion, self.top5):
-            if metric is not None:
-                metric.reset()
+        # a tensor made in inference mode, in which `validate` runs, could not be added to in a `fit` afterwards
+        with torch.inference_mode(False):
+            for metric in (self.loss, self.confusion, self.top5):
+                if metric is not None:
+                    metric.reset()
         return evaluation
 
 

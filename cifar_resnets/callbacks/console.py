@@ -59,7 +59,7 @@ def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: f
         f"loss {figure('train/loss', 1, '.4f')}",
         f"train {figure('train/acc', 100, '5.2f')} %",
         f"val {figure('val/acc', 100, '5.2f')} %",
-        f"{seconds:.1f} s",
+        f"{seconds:.1f} s" if seconds < 100 else duration(seconds),
     ]
     return "  ".join([*parts, f"ETA {duration(left)}"] if done < epochs else parts)
 

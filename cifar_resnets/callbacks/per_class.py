@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cifar_resnets.classifier import ImageClassifier
 
@@ -51,7 +52,7 @@ def class_table(report: dict[str, Any]) -> Table:
     for heading in ("accuracy", "95 % interval", "correct", "images"):
         table.add_column(heading, justify="right")
     for row in report["classes"]:
-        table.add_row(row["name"], *_cells(row))
+        table.add_row(Text(row["name"]), *_cells(row))
     table.add_section()
     table.add_row("all", *_cells(report), style="bold")
     return table

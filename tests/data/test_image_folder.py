@@ -268,6 +268,21 @@ def test_no_mode_fails_or_warns(mode):
         assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
+def test_large_image_is_read_without_a_warning(root, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    save(root / "train/dog/large.png", noise(20, 20, 3))
+    assert len(start(root)["train"][0]) == 7
+    assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
+
+
+def test_transparent_palette_does_not_warn():
+    palette = Image.fromarray(noise(8, 8, 3)).quantize(8)
+    palette.info["transparency"] = bytes(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(np.asarray(to_rgb(palette)), np.asarray(palette.convert("RGBA"))[..., :3])
+
+
 def test_palette_file_with_transparency(root, recwarn):
     palette = Image.fromarray(noise(8, 8, 3)).quantize(8)
     save(root / "train/cat/0.png", palette, transparency=bytes([0, 128, 255, 255, 255, 255, 255, 255]))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+
+from cifar_resnets.callbacks.per_class import class_table
+from cifar_resnets.metrics import Evaluation
+
+
+def shown(names: list[str], confusion: list[list[int]]) -> list[str]:
+    report = {"stage": "test", **Evaluation(0.5, torch.tensor(confusion), None).to_dict(names)}
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(class_table(report))
+    return console.export_text().splitlines()
+
+
+def test_table_shows_each_class_and_all() -> None:
+    lines = shown(["cat", "dog"], [[8, 2], [0, 10]])
+    assert any("cat" in line and " 80.00 %" in line and "49.02 % - 94.33 %" in line for line in lines)
+    assert any("all" in line and "90.00 %" in line and " 18 " in line and " 20 " in line for line in lines)
+
+
+def test_a_class_without_images_has_a_dash() -> None:
+    lines = shown(["cat", "dog"], [[8, 2], [0, 0]])
+    assert any("dog" in line and "│        - │" in line for line in lines)
+
+
+def test_names_are_text_and_long_ones_fit() -> None:
+    lines = shown(["[red]cat[/red]", "dog" * 40], [[1, 0], [0, 1]])
+    assert any("[red]cat[/red]" in line for line in lines)
+    assert max(map(len, lines)) <= 80

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from cifar_resnets.callbacks.predictions import PredictionWriter, write_csv
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.resident import EvalLoader
+
+
+def test_csv_holds_the_most_probable_class(tmp_path: Path) -> None:
+    write_csv(tmp_path / "p.csv", ["a,b", "c"], [[0.25, 0.75], [0.9, 0.1]])
+    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    assert [row["predicted"] for row in rows] == ["c", "a,b"]
+    assert float(rows[1]["p(a,b)"]) == 0.9
+
+
+def test_ranks_are_put_back_in_order(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    # three ranks over ten images; each image's probability is its number
+    images, labels = torch.zeros(10, 2, 2, 3, dtype=torch.uint8), torch.arange(10)
+    one = {"batch_size": 4, "mean": [0.5] * 3, "std": [1.0] * 3, "world_size": 3}
+    ranks = [
+        [torch.stack([n / 10, 1 - n / 10], 1) for _, n in EvalLoader(images, labels, rank=r, **one)] for r in range(3)
+    ]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, mine: into.__setitem__(slice(None), ranks))
+    trainer = SimpleNamespace(world_size=3, is_global_zero=True)
+    module = ImageClassifier(["a", "b"], network_args={"depths": [1], "widths": [8]})
+    PredictionWriter(tmp_path).write_on_epoch_end(trainer, module, ranks[0], [])  # type: ignore[arg-type]
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
+    assert [float(row["p(a)"]) for row in rows] == [n / 10 for n in range(10)]

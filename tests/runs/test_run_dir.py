@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cifar_resnets.errors import OutputError
+from cifar_resnets.runs.run_dir import claim_run_dir
+
+
+def test_each_claim_is_a_new_folder_after_the_last(tmp_path: Path) -> None:
+    assert claim_run_dir(tmp_path, "a") == tmp_path / "a" / "version_0"
+    (tmp_path / "a" / "version_7").mkdir()
+    (tmp_path / "a" / "version_x").mkdir()
+    assert claim_run_dir(tmp_path, "a") == tmp_path / "a" / "version_8"
+    assert claim_run_dir(tmp_path, "b") == tmp_path / "b" / "version_0"
+
+
+def test_claims_at_the_same_time_never_share_a_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        claimed = list(pool.map(lambda _: claim_run_dir(tmp_path, "a"), range(64)))
+    assert len(set(claimed)) == 64
+    assert all(path.is_dir() for path in claimed)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        claim_run_dir(tmp_path / "file", "a")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)  # root writes anywhere
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written \(Permission denied\)"):
+            claim_run_dir(tmp_path, "a")
+    finally:
+        if was_root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
