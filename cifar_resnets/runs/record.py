@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes `config.yaml`, everything resolved, and `run.json`, command, seed, versions and git state, beside the logs.
+    """Writes `config.yaml`, everything resolved, and `run.json`, command, seed, versions, git state, beside the logs.
 
     The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
 

@@ -22,12 +22,11 @@ def test_ranks_are_put_back_in_order(tmp_path: Path, monkeypatch) -> None:  # ty
     # three ranks over ten images; each image's probability is its number
     images, labels = torch.zeros(10, 2, 2, 3, dtype=torch.uint8), torch.arange(10)
     one = {"batch_size": 4, "mean": [0.5] * 3, "std": [1.0] * 3, "world_size": 3}
-    ranks = [
-        [torch.stack([n / 10, 1 - n / 10], 1) for _, n in EvalLoader(images, labels, rank=r, **one)] for r in range(3)
-    ]
+    loaders = [EvalLoader(images, labels, rank=rank, **one) for rank in range(3)]
+    ranks = [[torch.stack([n / 10, 1 - n / 10], 1) for _, n in loader] for loader in loaders]
     monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, mine: into.__setitem__(slice(None), ranks))
     trainer = SimpleNamespace(world_size=3, is_global_zero=True)
-    module = ImageClassifier(["a", "b"], network_args={"depths": [1], "widths": [8]})
+    module = ImageClassifier(["a", "b"], network_args={"depths": [1], "widths": [16]})
     PredictionWriter(tmp_path).write_on_epoch_end(trainer, module, ranks[0], [])  # type: ignore[arg-type]
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
     assert [float(row["p(a)"]) for row in rows] == [n / 10 for n in range(10)]
