@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import timm
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -111,7 +112,8 @@ class ImageClassifier(pl.LightningModule):
         logits = self(images)
         loss = self.loss(logits, labels)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        self.train_loss.update(loss.detach(), weight=len(images))
+        # once for each image: without its check for NaN, torchmetrics 1.9 ignores a weight
+        self.train_loss.update(loss.detach().expand(len(images)))
         self.train_acc.update((logits.detach().argmax(dim=1) == hard).float())
         return loss
 
@@ -134,9 +136,13 @@ class ImageClassifier(pl.LightningModule):
         self._stop_if_diverged()
 
     def _stop_if_diverged(self) -> None:
-        if self.train_loss.update_called and not math.isfinite(loss := self.train_loss.compute().item()):
+        if self.train_loss.update_called:
+            self._require_finite("training", self.train_loss.compute().item())
+
+    def _require_finite(self, name: str, loss: float) -> None:
+        if not math.isfinite(loss):
             raise DivergenceError(
-                f"the training loss became {loss} in epoch {self.current_epoch}, at a learning rate of "
+                f"the {name} loss became {loss} in epoch {self.current_epoch}, at a learning rate of "
                 f"{self._rates.get('lr', math.nan):.3g}: try a lower model.lr or a longer warm-up"
             )
 
@@ -155,6 +161,8 @@ class ImageClassifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the validation figures."""
         self._evaluated("val", self.val_metrics)
+        if self.trainer.state.fn == TrainerFn.FITTING:  # the last step of an epoch may be the one that diverges
+            self._require_finite("validation", self.evaluations["val"].loss)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test figures."""
@@ -171,7 +179,7 @@ class ImageClassifier(pl.LightningModule):
 
     def _log(self, values: Mapping[str, float | Tensor]) -> None:
         for name, value in values.items():
-            self.log(name, value, prog_bar=name in ("train/loss", "val/acc"))
+            self.log(name, value)
 
     # Optimisation.
 
@@ -225,19 +233,25 @@ def run_length(trainer: pl.Trainer) -> tuple[int, int]:
     Raises:
         ConfigurationError: when the run has no end.
     """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, ImageDataModule):
-        total = int(trainer.estimated_stepping_batches)
-        return total, max(1, total // (trainer.max_epochs or 1))
-    batches, limit = data.num_train_batches, trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    steps = _num_train_batches(trainer) / trainer.accumulate_grad_batches
     ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        ends.append(trainer.max_epochs * per_epoch)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(steps):
+        ends.append(trainer.max_epochs * math.ceil(steps))
     if not ends:
         raise ConfigurationError("trainer: give max_epochs or max_steps, the schedule must know the run's length")
-    return max(1, min(ends)), per_epoch
+    total = max(1, min(ends))
+    return total, max(1, math.ceil(steps)) if math.isfinite(steps) else total
+
+
+def _num_train_batches(trainer: pl.Trainer) -> float:
+    """Batches an epoch; infinite for loaders of unknown length."""
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageDataModule):
+        batches, limit = data.num_train_batches, trainer.limit_train_batches
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
+    return trainer.num_training_batches
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

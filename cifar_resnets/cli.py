@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
-from cifar_resnets.callbacks.console import EpochLines
+from cifar_resnets.callbacks.console import EpochBar, EpochLines
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.classifier import ImageClassifier
@@ -67,7 +67,7 @@ def run(args: list[str]) -> None:
         UserError: for what the user got wrong.
         KeyboardInterrupt: when the user stopped it.
     """
-    _quiet()
+    _set_up_messages()
     try:
         CLI(
             ImageClassifier,
@@ -155,6 +155,7 @@ class CLI(LightningCLI):
             own += [PerClassReport(run_dir), PredictionWriter(run_dir)]
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
+            own += [EpochBar()] if sys.stdout.isatty() else []
         try:
             return super().instantiate_trainer(callbacks=[*(config.trainer.callbacks or []), *own], **kwargs)
         except (ValueError, TypeError) as error:
@@ -280,8 +281,18 @@ def _seed(seed_everything: bool | int) -> int:
     return seed_everything
 
 
-def _quiet() -> None:
-    """Silences what Lightning tells everyone and our users cannot act on."""
+class _Lines(logging.Handler):
+    """Shows what the project's own loggers say as plain lines on stdout; stderr is for errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def _set_up_messages() -> None:
+    """Shows our own messages, and silences what Lightning tells everyone and our users cannot act on."""
+    own = logging.getLogger("cifar_resnets")
+    own.handlers = [_Lines()]
+    own.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in EXPECTED_WARNINGS:

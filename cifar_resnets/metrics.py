@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Evaluation:
 
 
 class EvaluationMetrics(nn.Module):
-    """Accumulates an `Evaluation` over batches and ranks, without a device synchronisation.
+    """Accumulates an `Evaluation` over batches and ranks, without bringing a value to Python in each batch.
 
     Args:
         num_classes: number of classes.
@@ -63,9 +63,7 @@ class EvaluationMetrics(nn.Module):
         # looking for NaN would synchronise in each batch; without it, torchmetrics 1.9 ignores the weight of a value
         self.loss = MeanMetric(nan_strategy="disable")
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.top5 = None
-        if num_classes > 5:
-            self.top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
+        self.top5 = MeanMetric(nan_strategy="disable") if num_classes > 5 else None
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Takes in a batch: logits (n, num_classes), labels (n,)."""
@@ -73,7 +71,7 @@ class EvaluationMetrics(nn.Module):
         self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.confusion.update(logits, labels)
         if self.top5 is not None:
-            self.top5.update(logits, labels)
+            self.top5.update((logits.topk(5).indices == labels[:, None]).any(dim=1).float())
 
     def pop(self) -> Evaluation:
         """The figures over all ranks; starts anew."""

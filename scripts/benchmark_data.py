@@ -7,7 +7,9 @@ turn. From the repository's root, on a machine that does nothing else (5 minutes
     python scripts/benchmark_data.py --images FOLDER --json figures.json
 
 FOLDER holds images as `train/<class>/<image>`; without it the images are random numbers. `--num-images 10000` is
-quicker, but flatters the resident loader, whose images then fit better into the processor's cache.
+quicker, but flatters the resident loader, whose images then fit better into the processor's cache. Where other
+programs keep the processor busy, `--threads 1` gives steadier figures: two threads of torch wait for each other in
+every operation, and beside one busy process on two CPUs that was seen to cost nine tenths of the speed and more.
 """
 
 from __future__ import annotations
@@ -195,16 +197,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", metavar="FOLDER", help="real images in FOLDER/train/<class>/, instead of noise")
     parser.add_argument("--num-images", type=int, default=50_000, help="images an epoch, at most (default: 50000)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements, whose median counts (default: 3)")
+    parser.add_argument("--threads", type=int, help="of torch in the main process (default: torch's own choice)")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
     arguments = parser.parse_args()
-    if arguments.num_images < BATCH_SIZE or arguments.rounds < 1:
-        parser.error(f"give --num-images {BATCH_SIZE} or more, and --rounds 1 or more")
+    if arguments.num_images < BATCH_SIZE or arguments.rounds < 1 or (arguments.threads or 1) < 1:
+        parser.error(f"give --num-images {BATCH_SIZE} or more, --rounds and --threads 1 or more")
     return arguments
 
 
 def main() -> None:
     """Measures and prints."""
     arguments = parse_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     machine = describe_machine()
     data = real(arguments.images, arguments.num_images) if arguments.images else synthetic(arguments.num_images)
     candidates = make_candidates(data)

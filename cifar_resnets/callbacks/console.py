@@ -1,4 +1,4 @@
-"""What the console shows while training: a header, and a line an epoch; the bar on a terminal is Lightning's."""
+"""What the console shows while training: a header, a line an epoch, and a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from cifar_resnets.classifier import ImageClassifier, run_length
@@ -42,10 +43,30 @@ class EpochLines(pl.Callback):
 
     def _print_line(self, trainer: pl.Trainer) -> None:
         now = time.monotonic()
-        total, per_epoch = run_length(trainer)
-        epochs, done = math.ceil(total / per_epoch), trainer.current_epoch
+        epochs, done = num_epochs(trainer), trainer.current_epoch
         left = (now - self._started) / (done - self._first_epoch) * (epochs - done)
         _print(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar on one line of a terminal: epochs counted from 1, figures left to `EpochLines`."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning counts from 0, to -2 where the run's length is given in steps; a private method:
+        # tests/callbacks/test_console.py notices when it is no longer called
+        return f"Epoch {current_epoch + 1}/{num_epochs(self.trainer)}"
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """None: they are in the lines."""
+        return {}
+
+
+def num_epochs(trainer: pl.Trainer) -> int:
+    """Epochs of the whole run, the last one perhaps not complete."""
+    total, per_epoch = run_length(trainer)
+    return math.ceil(total / per_epoch)
 
 
 def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: float, left: float) -> str:
@@ -56,7 +77,7 @@ def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: f
 
     parts = [
         f"epoch {done:>{len(str(epochs))}}/{epochs}",
-        f"loss {figure('train/loss', 1, '.4f')}",
+        f"loss {figure('train/loss', 1, '.3f')}",
         f"train {figure('train/acc', 100, '5.2f')} %",
         f"val {figure('val/acc', 100, '5.2f')} %",
         f"{seconds:.1f} s" if seconds < 100 else duration(seconds),

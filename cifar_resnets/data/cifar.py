@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import logging
 import os
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from torchvision.datasets.utils import check_integrity
 
 from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
-from cifar_resnets.errors import DataError
+from cifar_resnets.errors import DataError, OutputError, UserError
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -70,6 +71,7 @@ class CIFAR10(ImageDataModule):
 
         Raises:
             DataError: when they can be neither found nor had, or are damaged.
+            OutputError: when `root` cannot be written, or the disk is full.
         """
         folder = find_folder(self._source, self._root) or obtain(self._source, self._root)
         _verify(self._source, folder)
@@ -147,6 +149,7 @@ def obtain(source: Any, root: Path) -> Path:
 
     Raises:
         DataError: with what failed, and which file to put where.
+        OutputError: the same for a `root` that cannot be written, and a full disk.
     """
     folder: Path = root / source.base_folder
     try:
@@ -155,7 +158,7 @@ def obtain(source: Any, root: Path) -> Path:
             if not folder.is_dir():
                 _install(source, root)
     except OSError as error:
-        raise _failed(source, root, f"the folder cannot be written ({_reason(error)})") from error
+        raise _failed(source, root, f"the folder cannot be written ({_reason(error)})", OutputError) from error
     return folder
 
 
@@ -186,7 +189,7 @@ def _download(source: Any, root: Path, folder: Path) -> Path:
         if not check_integrity(path, source.tgz_md5):
             raise OSError("something else came: the md5 is wrong")
     except (OSError, http.client.HTTPException) as error:
-        raise _failed(source, root, f"{source.url} cannot be downloaded ({_reason(error)})") from error
+        raise _failed(source, root, f"{source.url} cannot be downloaded ({_reason(error)})", _kind(error)) from error
     return path
 
 
@@ -199,7 +202,7 @@ def _unpack(source: Any, root: Path, archive: Path, folder: Path) -> None:
         if damage := find_damage(source, folder / source.base_folder):
             raise OSError(f"in it {os.path.relpath(damage, folder)}")
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        raise _failed(source, root, f"{archive.name} cannot be unpacked ({_reason(error)})") from error
+        raise _failed(source, root, f"{archive.name} cannot be unpacked ({_reason(error)})", _kind(error)) from error
 
 
 @contextmanager
@@ -228,9 +231,14 @@ def _verify(source: Any, folder: Path) -> None:
         raise DataError(f"{damage}; remove the folder to have it downloaded again, or put a sound copy there")
 
 
-def _failed(source: Any, root: Path, what: str) -> DataError:
+def _kind(error: Exception) -> type[UserError]:
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError if is_full else DataError
+
+
+def _failed(source: Any, root: Path, what: str, kind: type[UserError] = DataError) -> UserError:
     remedy = f"put {source.filename} (md5 {source.tgz_md5}) or the folder {source.base_folder} into {root}"
-    return DataError(f"{source.__name__}: {what}; {remedy}")
+    return kind(f"{source.__name__}: {what}; {remedy}")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from cifar_resnets.callbacks.console import duration, epoch_line
+from cifar_resnets.callbacks.console import EpochBar, EpochLines, duration, epoch_line
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.digits import Digits
 
 
 def test_line_of_an_epoch() -> None:
     metrics = {"train/loss": torch.tensor(0.81234), "train/acc": torch.tensor(0.7), "val/acc": torch.tensor(0.712)}
     line = epoch_line(3, 10, metrics, 38.04, 266)
-    assert line == "epoch  3/10  loss 0.8123  train 70.00 %  val 71.20 %  38.0 s  ETA 4:26"
+    assert line == "epoch  3/10  loss 0.812  train 70.00 %  val 71.20 %  38.0 s  ETA 4:26"
 
 
 def test_line_of_the_last_epoch_without_validation() -> None:
     line = epoch_line(10, 10, {"train/loss": torch.tensor(0.5), "train/acc": torch.tensor(1.0)}, 38.0, 0)
-    assert line == "epoch 10/10  loss 0.5000  train 100.00 %  val - %  38.0 s"
+    assert line == "epoch 10/10  loss 0.500  train 100.00 %  val - %  38.0 s"
 
 
 def test_line_fits_a_terminal() -> None:
@@ -27,3 +32,25 @@ def test_line_fits_a_terminal() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_bar_counts_from_one_to_the_real_number_of_epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # also notices when Lightning no longer calls the private method that `EpochBar` overrides
+    shown: list[str] = []
+    bar = EpochBar()
+    describe = bar._get_train_description
+    monkeypatch.setattr(bar, "_get_train_description", lambda epoch: shown.append(describe(epoch)) or shown[-1])
+    data = Digits(num_train=40, batch_size=10)
+    module = ImageClassifier(data.class_names, network_args={"depths": [1], "widths": [16]})
+    trainer = pl.Trainer(
+        callbacks=[bar, EpochLines()],
+        max_epochs=-1,
+        max_steps=6,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule=data)
+    assert list(dict.fromkeys(shown)) == ["Epoch 1/2", "Epoch 2/2"]

@@ -20,7 +20,7 @@ import torchvision
 
 from cifar_resnets.data import cifar
 from cifar_resnets.data.cifar import CIFAR10, CIFAR100
-from cifar_resnets.errors import DataError
+from cifar_resnets.errors import DataError, OutputError
 
 NUM_EACH = 6  # images a batch file
 
@@ -138,18 +138,18 @@ def sends(content, length=None, pause=0.0):
     return respond
 
 
-def message_of(call):
-    with pytest.raises(DataError) as caught:
+def message_of(call, error=DataError):
+    with pytest.raises(error) as caught:
         call()
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-def fails_cleanly(tiny, root):
+def fails_cleanly(tiny, root, error=DataError):
     """The one line of a `prepare_data` that fails; nothing may be left behind."""
     before = sorted(root.rglob("*"))
-    message = message_of(tiny.module(str(root)).prepare_data)
+    message = message_of(tiny.module(str(root)).prepare_data, error)
     assert sorted(root.rglob("*")) == before
     source = tiny.source
     assert f"put {source.filename} (md5 {source.tgz_md5}) or the folder {source.base_folder} into {root}" in message
@@ -349,20 +349,29 @@ def test_server_that_hangs(tiny10, tmp_path, serve, monkeypatch):
 def test_root_that_cannot_be_written(tiny10, serve):
     requests = serve(tiny10.source, sends(tiny10.archive))
     with folder_without_permission() as (root, closed), closed():
-        message = fails_cleanly(tiny10, root)
+        message = fails_cleanly(tiny10, root, OutputError)
     assert "cannot be written" in message and "Permission denied" in message and not requests
 
 
 def test_root_that_is_a_file(tiny10, tmp_path):
     (tmp_path / "file").touch()
-    assert "cannot be written" in fails_cleanly(tiny10, tmp_path / "file")
+    assert "cannot be written" in fails_cleanly(tiny10, tmp_path / "file", OutputError)
 
 
 def test_full_disk(tiny10, tmp_path, serve, monkeypatch):
     serve(tiny10.source, sends(tiny10.archive))
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(cifar.shutil, "copyfileobj", lambda *_: (_ for _ in ()).throw(full))
-    assert "No space left" in fails_cleanly(tiny10, tmp_path)
+    message = fails_cleanly(tiny10, tmp_path, OutputError)
+    assert f"{tiny10.source.url} cannot be downloaded" in message and "No space left" in message
+
+
+def test_full_disk_while_unpacking(tiny10, tmp_path, monkeypatch):
+    (tmp_path / tiny10.source.filename).write_bytes(tiny10.archive)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(cifar.tarfile.TarFile, "extractall", lambda *_, **__: (_ for _ in ()).throw(full))
+    message = fails_cleanly(tiny10, tmp_path, OutputError)
+    assert f"{tiny10.source.filename} cannot be unpacked" in message and "No space left" in message
 
 
 def test_interrupt(tiny10, tmp_path, serve, monkeypatch):

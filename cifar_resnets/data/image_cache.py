@@ -1,0 +1,112 @@
+"""Decoded images, kept in a file for the next start."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from filelock import FileLock
+
+from cifar_resnets.data.base import Images
+from cifar_resnets.data.image_files import Files
+
+CACHE_FORMAT = 1  # to be raised when the same files are to be decoded in another way
+_HEADER = 128  # bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Decoded images in one file: fingerprint and checksum in a line of text, then the array's bytes.
+
+    Args:
+        path: of the file.
+        fingerprint: of the image files, 64 characters.
+        shape: of the array of uint8.
+    """
+
+    path: Path
+    fingerprint: str
+    shape: tuple[int, ...]
+
+    def holds(self) -> bool:
+        """Whether the file holds these images, as far as can be told without reading them."""
+        try:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return file.read(64) == self.fingerprint.encode() and size == _HEADER + math.prod(self.shape)
+        except OSError:
+            return False
+
+    def read(self) -> Images | None:
+        """The images; None if the file is missing, of other images, or damaged."""
+        try:
+            content = np.fromfile(self.path, np.uint8)
+        except OSError:
+            return None
+        header, images = content[:_HEADER].tobytes(), content[_HEADER:]
+        if header[:64] != self.fingerprint.encode():
+            return None
+        if images.size == math.prod(self.shape) and header == self._header(images):
+            return images.reshape(self.shape)
+        logger.warning("%s is damaged: the images are decoded again", self.path)
+        return None
+
+    def fill(self, decode: Callable[[], Images]) -> tuple[Images, bool]:
+        """Images from the file if another process was faster, else decoded and written; and whether they are in it."""
+        images = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                images = self.read()
+                if images is None:
+                    images = decode()
+                    self._write(images)
+            return images, True
+        except OSError as error:
+            logger.warning("the decoded images cannot be kept, so every start decodes them: %s", error)
+            return (decode() if images is None else images), False
+
+    def _write(self, images: Images) -> None:
+        temporary = self.path.with_name(f"{self.path.name}.part")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(self._header(images))
+                file.write(images.data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _header(self, images: Images) -> bytes:
+        return f"{self.fingerprint} {zlib.crc32(images.data):08x}".ljust(_HEADER - 1).encode() + b"\n"
+
+
+def cache_folder(root: Path) -> Path:
+    """The folder for the decoded images of a root, whatever path leads to that."""
+    root = Path(os.path.realpath(root))
+    name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
+    if own := os.environ.get("CIFAR_RESNETS_CACHE"):
+        return Path(os.path.expanduser(own), name)
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    # without any home there is nothing to write to: better a warning than a folder named ~
+    return Path(os.devnull if base.startswith("~") else base, "cifar_resnets", name)
+
+
+def fingerprint(files: Files, image_size: int) -> str:
+    """64 characters that change when a file or the way of decoding does."""
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size}".encode())
+    for of_class in files.values():
+        for path, size, mtime_ns in of_class:
+            digest.update(os.fsencode(f"\0{path}\0{size}\0{mtime_ns}"))
+    return digest.hexdigest()

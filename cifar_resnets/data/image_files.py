@@ -1,0 +1,218 @@
+"""Image files: found in folders, and decoded to RGB."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_resnets.data.base import Images
+from cifar_resnets.errors import DataError
+
+# no pixels without a foreign program, or none at all
+_NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+# full scales of grey levels beyond 8 bits, the first that holds all values of an image; Pillow's "I" is mostly 16 bits
+_FULL_SCALES = {"I": (65535,), "F": (1, 255, 65535)}
+_BLOCK = 256  # images a task of the thread pool
+_MAX_THREADS = min(8, os.cpu_count() or 1)  # small images hold the interpreter's lock: more threads only fight for it
+
+logger = logging.getLogger(__name__)
+
+
+class ImageFile(NamedTuple):
+    """An image file as it was found: its path below the split's folder, bytes, and time of the last change."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+Files = dict[str, list[ImageFile]]  # of each class
+
+
+class UnreadableImages(DataError):
+    """Image files that are truncated, empty or otherwise unreadable.
+
+    Args:
+        root: the folder that the paths start from.
+        failures: path and reason of each.
+    """
+
+    def __init__(self, root: Path, failures: Sequence[tuple[str, str]]) -> None:
+        self.failures = list(failures)
+        names = ", ".join(repr(path) for path, _ in self.failures[:10])
+        more = f" and {len(failures) - 10:,} more" if len(failures) > 10 else ""
+        super().__init__(
+            f"{len(failures):,} unreadable images in {root}: {names}{more}; replace or remove them "
+            f"(the first: {self.failures[0][1]})"
+        )
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the classes in a split's folder, sorted.
+
+    Raises:
+        DataError: when there are fewer than two, or two that differ only in case or spaces.
+    """
+    with _readable():
+        names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
+    if len(names) < 2:
+        raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
+    if twins := _twins(names):
+        raise DataError(f"{folder}: class folders that differ only in case or spaces: {twins}; merge or rename them")
+    return names
+
+
+def _twins(names: Sequence[str]) -> list[str]:
+    """The names that look like another one, side by side."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [name for group in alike.values() if len(group) > 1 for name in group]
+
+
+def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
+    """Image files of each class at any depth, sorted; and the number of other files in the split's folder.
+
+    Raises:
+        DataError: when a folder cannot be read.
+    """
+    endings = _endings()
+    files: Files = {}
+    with _readable():
+        num_others = sum(not entry.is_dir() for entry in _entries(str(folder)))
+        for name in classes:
+            found = [_image_file(path, entry, endings) for path, entry in _walk(str(folder / name), name, set())]
+            files[name] = sorted(file for file in found if file)
+            num_others += found.count(None)
+    return files, num_others
+
+
+def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files below a folder, if there is one, each with its path below the split's folder."""
+    status = os.stat(folder) if os.path.isdir(folder) else None
+    if status is None or (status.st_dev, status.st_ino) in seen:  # symbolic links can lead back to where we are
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{path}/{entry.name}", seen)
+        else:
+            yield f"{path}/{entry.name}", entry
+
+
+def _image_file(path: str, entry: os.DirEntry[str], endings: tuple[str, ...]) -> ImageFile | None:
+    if not entry.name.lower().endswith(endings):
+        return None
+    if entry.is_file():
+        status = entry.stat()
+        return ImageFile(path, status.st_size, status.st_mtime_ns)
+    # a link to nothing cannot be read and has to be named; a pipe or a device is no image
+    return ImageFile(path, -1, 0) if entry.is_symlink() and not os.path.exists(entry.path) else None
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden; sorted, as the order decides which of two links to a folder is followed."""
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _formats() -> list[str]:
+    Image.preinit()  # the usual formats, so that they are tried first
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_DECODED]
+
+
+def _endings() -> tuple[str, ...]:
+    """Lower-case file endings of the formats that Pillow decodes; MPO is read by the JPEG plug-in."""
+    formats = {*_formats(), "MPO"}
+    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
+class Outcome(NamedTuple):
+    """What became of an image file; `failure` is empty if it could be read."""
+
+    converted: bool = False
+    resized: bool = False
+    failure: str = ""
+
+
+def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
+    """Decodes image files with a pool of threads; uint8 (n, image_size, image_size, 3).
+
+    Raises:
+        UnreadableImages: naming all that cannot be read.
+    """
+    images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
+    formats = _formats()
+
+    def decode_block(start: int) -> list[Outcome]:
+        block = range(start, min(start + _BLOCK, len(paths)))
+        return [_decode_into(images[i], root / paths[i], formats) for i in block]
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
+        warnings.simplefilter("ignore")  # of metadata and large images: what matters is an exception
+        outcomes = list(chain.from_iterable(pool.map(decode_block, range(0, len(paths), _BLOCK))))
+    if failures := [(path, outcome.failure) for path, outcome in zip(paths, outcomes, strict=True) if outcome.failure]:
+        raise UnreadableImages(root, failures)
+    _log_changes(root / paths[0].split("/")[0], outcomes, image_size)
+    return images
+
+
+def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> None:
+    converted, resized = sum(outcome.converted for outcome in outcomes), sum(outcome.resized for outcome in outcomes)
+    changes = f"{converted:,} converted to RGB, {resized:,} resized to {image_size}x{image_size}"
+    logger.info("decoded %s images of %s: %s", f"{len(outcomes):,}", folder, changes)
+
+
+def _decode_into(target: Images, path: Path, formats: list[str]) -> Outcome:
+    """Reads an image into an array (s, s, 3)."""
+    size = target.shape[:2]
+    try:
+        with Image.open(path, formats=formats) as image:
+            rgb = to_rgb(image)
+        resized = rgb.size != size
+        target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
+    except Exception as error:  # Pillow's plug-ins raise whatever comes up
+        message = str(error).replace(repr(str(path)), "").split()
+        return Outcome(failure=" ".join(message) or type(error).__name__)
+    return Outcome(image.mode != "RGB", resized)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB; grey levels beyond 8 bits are scaled."""
+    mode = image.mode.partition(";")[0]
+    if mode in _FULL_SCALES:
+        image = Image.fromarray(_to_8_bits(np.asarray(image), _FULL_SCALES[mode]))
+    elif mode in ("P", "PA", "RGBa", "La"):  # neither goes to RGB without a detour or a warning
+        image = image.convert("RGBA" if mode != "La" else "LA")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: NDArray[Any], full_scales: Sequence[int]) -> Images:
+    """Grey levels on the first of the scales that holds them all; stretched from lowest to highest if none does."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    scale = next((scale for scale in full_scales if 0 <= low and high <= scale), None)
+    if scale is None:
+        values, scale = values - low, (high - low) or 1
+    return (values * 255 / scale).round().astype(np.uint8)
