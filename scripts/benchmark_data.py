@@ -200,7 +200,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of torch in the main process (default: torch's own choice)")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
     arguments = parser.parse_args()
-    if arguments.num_images < BATCH_SIZE or arguments.rounds < 1 or (arguments.threads or 1) < 1:
+    threads = 1 if arguments.threads is None else arguments.threads
+    if arguments.num_images < BATCH_SIZE or min(arguments.rounds, threads) < 1:
         parser.error(f"give --num-images {BATCH_SIZE} or more, --rounds and --threads 1 or more")
     return arguments
 
@@ -218,7 +219,7 @@ def main() -> None:
     print(markdown(rows))
     print(f"\nRatio: to the better row of {BASELINE}. {images}, batches of {BATCH_SIZE};")
     print(f"median of {arguments.rounds} rounds, in each of which every loader has its turn.")
-    print(f"{machine['processor']}, {machine['cpus']} CPUs, {machine['threads']} threads, load {machine['load']},")
+    print(f"{machine['processor']}, {machine['cpus']} CPUs, threads: {machine['threads']}, load {machine['load']},")
     print(f"Python {machine['python']}, torch {machine['torch']}, torchvision {machine['torchvision']}")
     if arguments.json:
         figures = {"machine": machine, "images": images, "batch_size": BATCH_SIZE, "rows": rows}

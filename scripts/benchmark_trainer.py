@@ -112,7 +112,7 @@ def time_fit(args: argparse.Namespace, folder: Path) -> float:
 def time_loop(args: argparse.Namespace, device: torch.device) -> float:
     """Seconds of as many steps of a loop that does nothing but train."""
     loader = resident_loader(args, device)
-    network = create_network(args.network, NUM_CLASSES).to(device, memory_format=torch.channels_last).train()
+    network = create_network(args.network, NUM_CLASSES).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=args.steps + WARM_UP)
     start = 0.0
@@ -175,7 +175,7 @@ def machine(device: torch.device) -> str:
     """Hardware and versions in a line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     versions = f"torch {torch.__version__}, lightning {version('lightning')}, Python {platform.python_version()}"
-    return f"{name}, {torch.get_num_threads()} threads; {versions}"
+    return f"{name}, threads: {torch.get_num_threads()}; {versions}"
 
 
 def processor() -> str:
@@ -209,6 +209,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=3, help="rounds of each, after one that does not count")
     parser.add_argument("--network", default="cifar_resnet20", help="a name of timm's registry")
     parser.add_argument("--accelerator", default="cpu", help="as the Trainer takes it: cpu, gpu, auto")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser.parse_args()
 
@@ -225,6 +226,7 @@ def main() -> None:
     args = arguments()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")  # about a benchmark's short epochs and few workers
+    torch.set_num_threads(args.threads)
     report = measure(args)
     print(table(report))
     if args.json:

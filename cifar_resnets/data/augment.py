@@ -104,8 +104,8 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
     """Takes images by index, each cropped at its corner and mirrored where its flip says so.
 
-    One `index_select` does it all: the padded images are seen as rows of one pixel, and image, corner and flip are
-    folded into the row's number.
+    Two gathers do it, without a loop or a device synchronisation: one of rows of pixels, which may begin at any pixel, and
+    one of whole images, from all of them and their mirror images.
 
     Args:
         padded: uint8 (N, H, W, c), contiguous.
@@ -114,16 +114,19 @@ def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, 
         size: height and width of the result.
 
     Returns:
-        uint8 (n, h, w, c).
+        uint8 (n, h, w, c), contiguous.
     """
-    _, full_height, full_width, channels = padded.shape
+    num_padded, full_height, full_width, channels = padded.shape
     height, width = size
+    # every run of w pixels in memory, overlapping; none that is taken goes over the end of a row
+    num_runs = num_padded * full_height * full_width - width + 1
+    runs = padded.as_strided((num_runs, width * channels), (channels, 1))
     rows = draws.corners[:, :1] + torch.arange(height, device=padded.device)  # (n, h)
-    columns = torch.arange(width, device=padded.device)
-    columns = torch.where(draws.flips[:, None], columns.flip(0), columns) + draws.corners[:, 1:]  # (n, w)
-    rows = (index[:, None] * full_height + rows) * full_width
-    pixels = (rows[:, :, None] + columns[:, None, :]).flatten()
-    return padded.view(-1, channels).index_select(0, pixels).view(len(index), height, width, channels)
+    starts = (index[:, None] * full_height + rows) * full_width + draws.corners[:, 1:]
+    images = runs.index_select(0, starts.flatten()).view(-1, height, width, channels)
+    both = torch.cat([images, images.flip(2)]).flatten(1)  # (2n, h * w * c)
+    choice = draws.flips * len(index) + torch.arange(len(index), device=padded.device)
+    return both.index_select(0, choice).view_as(images)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
