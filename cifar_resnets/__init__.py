@@ -1,3 +1,3 @@
-"""Train, test, explain and compare residual networks on CIFAR-10 with PyTorch Lightning."""
+"""Train and test residual networks on CIFAR-10 with PyTorch Lightning."""
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ COMMANDS = {
 }
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
-Train, test, explain and compare residual networks on CIFAR-10.
+Train and test residual networks on CIFAR-10 and on image folders.
 
 commands:
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -22,7 +22,7 @@ from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
 from cifar_resnets.metrics import Evaluation, EvaluationMetrics
 from cifar_resnets.optimizers import build_optimizer
-from cifar_resnets.schedules import Cosine, Schedule
+from cifar_resnets.schedules import Constant, Cosine, Schedule
 
 
 class ImageClassifier(pl.LightningModule):
@@ -104,6 +104,25 @@ class ImageClassifier(pl.LightningModule):
         """Mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
+    def setup(self, stage: str) -> None:
+        """Tries the network on an image, before anything is trained.
+
+        Raises:
+            ConfigurationError: when it does not take images of the data's size.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            return
+        height, width = data.image_shape
+        parameter = next(self.network.parameters())
+        try:
+            with torch.no_grad(), _evaluating(self.network):
+                self.network(parameter.new_zeros(1, 3, height, width))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ConfigurationError(
+                f"model.network: {self.hparams['network']} does not take images of {height}x{width} pixels: {error}"
+            ) from error
+
     # Training.
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -136,14 +155,16 @@ class ImageClassifier(pl.LightningModule):
         self._stop_if_diverged()
 
     def _stop_if_diverged(self) -> None:
-        if self.train_loss.update_called:
-            self._require_finite("training", self.train_loss.compute().item())
-
-    def _require_finite(self, name: str, loss: float) -> None:
-        if not math.isfinite(loss):
+        if not self.train_loss.update_called:  # the sanity check comes before the first step
+            return
+        loss = self.train_loss.compute()
+        # the last step of the epoch may be the one that diverges: its loss is computed before it
+        weights_are_finite = torch.stack([p.isfinite().all() for p in self.network.parameters()]).all()
+        if not (loss.isfinite() and weights_are_finite):
+            what = "weights" if loss.isfinite() else "training loss"
             raise DivergenceError(
-                f"the {name} loss became {loss} in epoch {self.current_epoch}, at a learning rate of "
-                f"{self._rates.get('lr', math.nan):.3g}: try a lower model.lr or a longer warm-up"
+                f"the {what} became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
+                f"{self._rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 
     # Evaluation.
@@ -161,8 +182,6 @@ class ImageClassifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the validation figures."""
         self._evaluated("val", self.val_metrics)
-        if self.trainer.state.fn == TrainerFn.FITTING:  # the last step of an epoch may be the one that diverges
-            self._require_finite("validation", self.evaluations["val"].loss)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test figures."""
@@ -194,8 +213,9 @@ class ImageClassifier(pl.LightningModule):
             hparams["decay_norm_and_bias"],
             hparams["optimizer_args"],
         )
-        total, per_epoch = run_length(self.trainer)
-        scheduler = self.schedule.build(optimizer, total, per_epoch)
+        # a dry run is shorter than any warm-up
+        schedule = Constant() if getattr(self.trainer, "fast_dev_run", False) else self.schedule
+        scheduler = schedule.build(optimizer, *run_length(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # Checkpoints.
@@ -207,6 +227,16 @@ class ImageClassifier(pl.LightningModule):
             checkpoint["data"] = data.describe()
         if "val" in self.evaluations:
             checkpoint["val_acc"] = self.evaluations["val"].accuracy
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    was_training = network.training
+    network.eval()  # batch norm must not learn from this
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:

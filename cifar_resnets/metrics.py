@@ -45,10 +45,11 @@ class Evaluation:
         return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **top5, **per_class}
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The figures in primitives that JSON knows, with 95 % intervals; None where there was no image."""
+        """The figures in primitives that JSON knows, with 95 % intervals; None where there is no number."""
         correct, images = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
         classes = [{"name": name, **_proportion(c, n)} for name, c, n in zip(class_names, correct, images, strict=True)]
-        return {**_proportion(sum(correct), sum(images)), "top5": self.top5, "loss": self.loss, "classes": classes}
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {**_proportion(sum(correct), sum(images)), "top5": self.top5, "loss": loss, "classes": classes}
 
 
 class EvaluationMetrics(nn.Module):

@@ -54,6 +54,8 @@ def build_optimizer(
 def parameter_groups(network: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     """Parameters with weight decay, and, where asked, a group without for biases and normalisation (1-dimensional)."""
     parameters = [p for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        raise ConfigurationError("model.network: all of its parameters are frozen, there is nothing to train")
     if decay_norm_and_bias or not weight_decay:
         return [{"params": parameters, "weight_decay": weight_decay}]
     decayed = [p for p in parameters if p.ndim > 1]

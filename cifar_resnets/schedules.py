@@ -44,8 +44,11 @@ class Schedule(ABC):
         """
         known = {_path(cls): cls for cls in (OneCycle, Step, Cosine, Constant)}
         if config.get("class_path") not in known:
-            raise ConfigurationError(f"schedule: {config.get('class_path')!r} is not one of {', '.join(known)}")
-        return known[config["class_path"]](**config["init_args"])
+            raise ConfigurationError(f"model.schedule: {config.get('class_path')!r} is not one of {', '.join(known)}")
+        try:
+            return known[config["class_path"]](**config.get("init_args", {}))
+        except TypeError as error:
+            raise ConfigurationError(f"model.schedule: {error}") from error
 
 
 def _path(cls: type) -> str:
@@ -93,7 +96,7 @@ class OneCycle(Schedule):
         cycle_momentum = self.cycle_momentum
         if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
             raise ConfigurationError(
-                f"schedule.cycle_momentum: {type(optimizer).__name__} has no momentum to cycle, give false"
+                f"model.schedule.cycle_momentum: {type(optimizer).__name__} has no momentum to cycle, give false"
             )
         return OneCycleLR(
             optimizer,

@@ -349,19 +349,20 @@ class DivergesInTheLastStep(ImageClassifier):
 
 
 @pytest.mark.parametrize(
-    ("cls", "validation", "loss"),
+    ("cls", "validation", "what"),
     [
-        (DivergesInEpochOne, True, "training"),
-        (DivergesInEpochOne, False, "training"),
-        (DivergesInTheLastStep, True, "validation"),
+        (DivergesInEpochOne, True, "training loss"),
+        (DivergesInEpochOne, False, "training loss"),
+        (DivergesInTheLastStep, True, "weights"),
+        (DivergesInTheLastStep, False, "weights"),
     ],
 )
-def test_a_run_that_diverges_stops_and_leaves_the_last_checkpoint_alone(tmp_path, cls, validation, loss):
+def test_a_run_that_diverges_stops_and_leaves_the_last_checkpoint_alone(tmp_path, cls, validation, what):
     model = cls(NAMES, network_args=TINY, lr=0.125, schedule=Constant())
     saver = ModelCheckpoint(tmp_path, filename="best", save_last=True, enable_version_counter=False)
     limit = {} if validation else {"limit_val_batches": 0}
     run = trainer(max_epochs=3, callbacks=[saver], enable_checkpointing=True, **limit)
-    with pytest.raises(DivergenceError, match=rf"{loss} loss became nan in epoch 1, at a learning rate of 0\.125\b"):
+    with pytest.raises(DivergenceError, match=rf"{what} became infinite or NaN in epoch 2, at a .* of 0\.125\b"):
         run.fit(model, Blobs())
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert (last["epoch"], run.current_epoch) == (0, 1)
@@ -373,6 +374,20 @@ def test_a_network_that_is_not_finite_can_still_be_tested():
     torch.nn.init.constant_(model.network.conv1.weight, math.nan)
     (figures,) = run.validate(model, Blobs(), verbose=False)
     assert math.isnan(figures["val/loss"])
+
+
+class InfiniteBeforeTraining(ImageClassifier):
+    """As a very deep network is whose batch norms have seen nothing yet."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits if self.training or self.global_step else logits * math.inf
+
+
+def test_a_network_may_overflow_before_its_first_step():
+    run = trainer(max_epochs=1, num_sanity_val_steps=2)
+    run.fit(InfiniteBeforeTraining(NAMES, network_args=TINY, schedule=Constant()), Blobs())
+    assert run.global_step > 0
 
 
 # What a step costs.

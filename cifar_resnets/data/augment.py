@@ -104,8 +104,8 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
     """Takes images by index, each cropped at its corner and mirrored where its flip says so.
 
-    Two gathers do it, without a loop or a device synchronisation: one of rows of pixels, which may begin at any pixel, and
-    one of whole images, from all of them and their mirror images.
+    Two gathers do it, without a loop or a device synchronisation: one of rows of pixels, which may begin at any pixel,
+    and one of whole images, from all of them and their mirror images.
 
     Args:
         padded: uint8 (N, H, W, c), contiguous.

@@ -68,7 +68,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
         _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
         _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
-        _require(std is None or all(value > 0 for value in std), "std", std, "numbers above 0")
+        _require(mean is None or all(0 <= v <= 1 for v in mean), "mean", mean, "numbers from 0 to 1")
+        _require(std is None or all(0 < v <= 1 for v in std), "std", std, "numbers above 0, at most 1")
         _require(seed >= 0, "seed", seed, "0 or more")
         for name, values in (("mean", mean), ("std", std)):
             _require(values is None or len(values) == 3, name, values, "three numbers: red, green, blue")
@@ -108,6 +109,12 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return list(self.classes)
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the images that have been read."""
+        images, _ = next(iter(self._sets.values()))
+        return images.shape[1], images.shape[2]
+
+    @property
     def num_train_batches(self) -> int:
         """Batches an epoch, on each rank."""
         return len(self._set("train")[0]) // self.batch_size
@@ -131,7 +138,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def summary(self) -> str:
         """One line about what is trained on."""
         train, val = (len(self._set(name)[0]) for name in ("train", "val"))
-        height, width = self._set("train")[0].shape[1:3]
+        height, width = self.image_shape
         classes = len(self.class_names)
         return f"{train:,} training and {val:,} validation images of {height}x{width} pixels in {classes} classes"
 

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ def obtain(source: Any, root: Path) -> Path:
         OutputError: the same for a `root` that cannot be written, and a full disk.
     """
     folder: Path = root / source.base_folder
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _one_process(root / f".{source.filename}.lock"):
@@ -159,6 +160,10 @@ def obtain(source: Any, root: Path) -> Path:
                 _install(source, root)
     except OSError as error:
         raise _failed(source, root, f"the folder cannot be written ({_reason(error)})", OutputError) from error
+    finally:
+        if is_new:
+            with suppress(OSError):  # not empty: all went well, or another process is at work
+                root.rmdir()
     return folder
 
 

@@ -87,9 +87,9 @@ class TrainLoader:
         world_size: int = 1,
     ) -> None:
         if batch_size > len(images):
-            raise ConfigurationError(f"batch_size: {batch_size} is more than the {len(images)} training images")
+            raise ConfigurationError(f"data.batch_size: {batch_size} is more than the {len(images)} training images")
         if batch_size % world_size:
-            raise ConfigurationError(f"batch_size: {batch_size} cannot be divided by {world_size} ranks")
+            raise ConfigurationError(f"data.batch_size: {batch_size} cannot be divided by {world_size} ranks")
         self.size = (images.shape[1], images.shape[2])
         self.sampler = EpochSampler(len(images), self.size, augmentation, seed)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
@@ -134,7 +134,7 @@ class EvalLoader:
     Args:
         images: uint8 (n, h, w, c) on the device that evaluates.
         labels: int64 (n,).
-        batch_size: images a batch over all ranks, at most.
+        batch_size: images a batch over all ranks, at most; but each rank gets an image in each batch.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         rank: of this process.
@@ -156,7 +156,7 @@ class EvalLoader:
         world_size: int = 1,
     ) -> None:
         if len(images) < world_size:
-            raise ConfigurationError(f"devices: {len(images)} images cannot be shared by {world_size} ranks")
+            raise ConfigurationError(f"trainer.devices: {len(images)} images cannot be shared by {world_size} ranks")
         self.rank, self.world_size = rank, world_size
         self._images, self._labels = images.contiguous(), labels
         self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)

@@ -1,5 +1,6 @@
 """What the families share: convolutions, shortcuts, initialisation, and timm's interface."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
@@ -122,7 +123,7 @@ def init_he(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class TimmNetwork(nn.Module):
+class TimmNetwork(nn.Module, ABC):
     """The interface that timm expects of a network, given `forward_features` and a head.
 
     A subclass builds its layers, calls `add_head` LAST, and defines `forward_features`. The order
@@ -189,6 +190,7 @@ class TimmNetwork(nn.Module):
         if num_classes:
             self.fc = nn.Linear(self.num_features, num_classes, bias=self.head_bias).to(placement)
 
+    @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
         """Return what the last stage sees in the images.
 
@@ -198,7 +200,6 @@ class TimmNetwork(nn.Module):
         Returns:
             Features (n, num_features, h', w') before pooling.
         """
-        raise NotImplementedError
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the features and classify them.
