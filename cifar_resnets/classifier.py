@@ -143,6 +143,11 @@ class ImageClassifier(pl.LightningModule):
         if "momentum" in group or "betas" in group:
             self._rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Validates at the end of a run of `max_steps`, also within an epoch: Lightning would end it without."""
+        if 0 <= self.trainer.max_steps <= self.global_step:
+            self.trainer.should_stop = True
+
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training figures, with the rate of its last step."""
         self._stop_if_diverged()

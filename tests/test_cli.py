@@ -246,6 +246,15 @@ def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(cli: 
     assert (best["epoch"], last["epoch"]) == (0, 1)
 
 
+def test_a_run_that_ends_within_an_epoch_is_validated_and_tested(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--trainer.max_steps", "7", "--trainer.max_epochs", "-1")
+    assert result.status == 0, result.err
+    run = tmp_path / "logs/tiny/version_0"
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 7  # an epoch has 5 steps
+    assert (run / "test.json").is_file()
+    assert "epoch 2/2" in result.out
+
+
 def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:
     first = tmp_path / "logs/tiny/version_0/config.yaml"
     for _ in range(2):
