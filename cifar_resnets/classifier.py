@@ -125,6 +125,19 @@ class ImageClassifier(pl.LightningModule):
 
     # Training.
 
+    def on_train_start(self) -> None:
+        """Refuses to resume a cycle that was planned for a run of another length, on which torch stops in the end.
+
+        Raises:
+            ConfigurationError: when the lengths differ.
+        """
+        planned, (total, _) = getattr(self.lr_schedulers(), "total_steps", None), run_length(self.trainer)
+        if planned not in (None, total):
+            raise ConfigurationError(
+                f"trainer.max_epochs: the checkpoint's cycle is planned for {planned} steps and this run has {total}, "
+                "give the length that it was started with"
+            )
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         images, labels = batch

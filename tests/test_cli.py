@@ -255,6 +255,15 @@ def test_a_run_that_ends_within_an_epoch_is_validated_and_tested(cli: Run, tmp_p
     assert "epoch 2/2" in result.out
 
 
+def test_a_cycle_is_not_resumed_with_another_length(cli: Run, fitted: Path, tmp_path: Path) -> None:
+    text = TINY.replace("lr: 0.05", "lr: 0.05\n  schedule: {class_path: OneCycle}")
+    assert cli("fit", "-c", tiny(tmp_path, text)).status == 0
+    last = "logs/tiny/version_0/checkpoints/last.ckpt"
+    result = cli("fit", "-c", tiny(tmp_path, text), "--ckpt_path", last, "--trainer.max_epochs", "2")
+    assert (result.status, result.err.count("\n")) == (2, 1), result.err
+    assert "planned for 5 steps and this run has 10" in result.err
+
+
 def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:
     first = tmp_path / "logs/tiny/version_0/config.yaml"
     for _ in range(2):
