@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
-import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-import cifar_resnets.models  # noqa: F401  # registers the networks
 from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
 from cifar_resnets.metrics import Evaluation, EvaluationMetrics
+from cifar_resnets.models import create_network
 from cifar_resnets.optimizers import build_optimizer
 from cifar_resnets.schedules import Constant, Cosine, Schedule
 
@@ -255,22 +253,6 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
-
-
-def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Builds a network of timm's registry, ours or theirs, for RGB images.
-
-    Raises:
-        ConfigurationError: for an unknown name, or arguments that the network does not take.
-    """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f", did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigurationError(f"model.network: {name!r} is not in timm's registry{hint}")
-    try:
-        return timm.create_model(name, num_classes=num_classes, **(network_args or {}))
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"model.network_args of {name}: {error}") from error
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, int]:

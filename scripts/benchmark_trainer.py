@@ -31,9 +31,10 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from cifar_resnets.classifier import ImageClassifier, create_network
+from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import DEFAULT_AUGMENTATION, ImageDataModule, Images, Labels, Split
 from cifar_resnets.data.resident import TrainLoader
+from cifar_resnets.models import create_network
 from cifar_resnets.schedules import OneCycle
 
 NUM_CLASSES = 10

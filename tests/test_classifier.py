@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from cifar_resnets.classifier import ImageClassifier, create_network, run_length
+from cifar_resnets.classifier import ImageClassifier, run_length
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
+from cifar_resnets.models import create_network
 from cifar_resnets.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 NAMES = list("abcdefg")
