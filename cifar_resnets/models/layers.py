@@ -1,21 +1,15 @@
-"""What the families share: convolutions, shortcuts, initialisation, and timm's interface."""
+"""What the families share: convolutions, initialisation, and timm's interface."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
-import torch.nn.functional as F
 from timm.models import build_model_with_cfg
 from timm.models import resolve_pretrained_cfg as resolve_cfg
 from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError
-
-SHORTCUTS = {
-    "A": "zero channels where the shape changes",
-    "B": "projection where the shape changes",
-    "C": "projection everywhere",
-}
-
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """Build a 3x3 convolution without bias, because a batch norm always follows it.
@@ -31,84 +25,61 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
-class ZeroPadShortcut(nn.Module):
-    """Option A: a strided identity whose new channels are zero, so it has no parameters.
+class SeparableConv(nn.Sequential):
+    """A 3x3 convolution of each channel by itself, then a 1x1 convolution over the channels.
 
-    Source: He et al. (2015), "Deep residual learning for image recognition", section 3.3, option A. The
-    paper does not say where the zero channels lie; half before and half after is this project's choice.
+    No batch norm lies between the two. Source: Howard et al. (2017), "MobileNets", section 3.1, whose
+    separable convolutions have one there.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build the shortcut.
-
-        Args:
-            in_channels: Channels coming in.
-            out_channels: Channels going out; half of the new ones lie before the old ones, half after.
-            stride: Step in pixels.
-
-        Raises:
-            ConfigurationError: If fewer channels go out than come in.
-        """
-        super().__init__()
-        # F.pad takes negative amounts and would silently drop channels.
-        if out_channels < in_channels:
-            raise ConfigurationError(
-                f"shortcut='A' can only add channels, but the widths go from {in_channels} to {out_channels}: "
-                "use shortcut='B'"
-            )
-        self.stride = stride
-        self.before = (out_channels - in_channels) // 2
-        self.after = out_channels - in_channels - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Subsample and pad.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, out_channels, ceil(h / stride), ceil(w / stride)).
-        """
-        x = x[:, :, :: self.stride, :: self.stride]  # (n, 16, 32, 32) -> (n, 16, 16, 16)
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (n, 32, 16, 16)
-
-    def extra_repr(self) -> str:
-        """Show the stride and the padding when the network is printed."""
-        return f"stride={self.stride}, before={self.before}, after={self.after}"
+        """Build both convolutions; for the arguments see `conv3x3`."""
+        depthwise = nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False)
+        super().__init__(depthwise, nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False))
 
 
-def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Build what a residual block adds to its output.
+def conv3x3_with_bias(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Build a 3x3 convolution with a bias of zero; for the arguments see `conv3x3`."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def conv3x3_or_separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+    """Build a separable convolution where the step is not 1; for the arguments see `conv3x3`."""
+    build = conv3x3 if stride == 1 else SeparableConv
+    return build(in_channels, out_channels, stride)
+
+
+CONVOLUTIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "regular": conv3x3,
+    "biased": conv3x3_with_bias,
+    "separable_downsampling": conv3x3_or_separable,
+}
+
+
+def make_conv3x3(name: str, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+    """Build the 3x3 convolution of a residual block.
 
     Args:
-        option: "A", "B" or "C" as in He et al.; see `SHORTCUTS`.
-        in_channels: Channels coming into the block.
-        out_channels: Channels going out of the block.
-        stride: Step of the block in pixels.
-
-    Returns:
-        An identity, a `ZeroPadShortcut`, or a 1x1 convolution with batch norm.
+        name: A name in `CONVOLUTIONS`.
+        in_channels: Channels coming in.
+        out_channels: Channels going out.
+        stride: Step in pixels.
 
     Raises:
-        ConfigurationError: If `option` is none of the three.
-
-    Source: He et al. (2015), section 3.3 and section 4.1, options A, B and C.
+        ConfigurationError: If `name` is unknown.
     """
-    if option not in SHORTCUTS:
-        allowed = ", ".join(f"{name!r} ({meaning})" for name, meaning in SHORTCUTS.items())
-        raise ConfigurationError(f"shortcut={option!r} is unknown: use {allowed}")
-    same_shape = stride == 1 and in_channels == out_channels
-    if option == "C" or (option == "B" and not same_shape):
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
-        return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
-    return nn.Identity() if same_shape else ZeroPadShortcut(in_channels, out_channels, stride)
+    if name not in CONVOLUTIONS:
+        raise ConfigurationError(f"convolution={name!r} is unknown: use {', '.join(map(repr, CONVOLUTIONS))}")
+    return CONVOLUTIONS[name](in_channels, out_channels, stride)
 
 
 def init_he(module: nn.Module) -> None:
     """Initialise one convolution or batch norm; made for `network.apply(init_he)`.
 
     The classifier keeps PyTorch's default: no ReLU follows it, so the reasoning behind He's formula
-    does not hold there.
+    does not hold there. Biases of convolutions stay as they were built.
 
     Args:
         module: Any module; those that are neither convolution nor batch norm are left alone.
@@ -117,7 +88,9 @@ def init_he(module: nn.Module) -> None:
     sqrt(2 / fan), with the fan counted over outputs, which keeps the scale of gradients.
     """
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # PyTorch's own kaiming_normal_ takes no account of groups.
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)

@@ -1,0 +1,225 @@
+"""Shortcuts: what a residual block adds to its residual, and how.
+
+Each is a small module called with the block's input and its residual, and returns their sum.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_resnets.errors import ConfigurationError
+
+__all__ = [
+    *("SHORTCUTS", "ConstantScaling", "DropoutShortcut", "ExclusiveGating", "NoShortcut", "Projection", "Shortcut"),
+    *("ShortcutOnlyGating", "ZeroPad", "make_shortcut"),
+]
+
+# He et al. (2016) tried 0, -1, ... -10 by cross-validation; -6 was best for both kinds of gate (table 1).
+GATE_BIAS = -6.0
+
+
+class ZeroPad(nn.Module):
+    """A strided identity whose new channels are zero, so it has no parameters.
+
+    Source: He et al. (2015), "Deep residual learning for image recognition", section 3.3, option A. The
+    paper does not say where the zero channels lie; half before and half after is this project's choice.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the strided identity.
+
+        Args:
+            in_channels: Channels coming in.
+            out_channels: Channels going out; half of the new ones lie before the old ones, half after.
+            stride: Step in pixels.
+
+        Raises:
+            ConfigurationError: If fewer channels go out than come in.
+        """
+        super().__init__()
+        # F.pad takes negative amounts and would silently drop channels.
+        if out_channels < in_channels:
+            raise ConfigurationError(
+                f"shortcut='A' can only add channels, but the widths go from {in_channels} to {out_channels}: "
+                "use shortcut='B'"
+            )
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subsample and pad.
+
+        Args:
+            x: Features (n, in_channels, h, w).
+
+        Returns:
+            Features (n, out_channels, ceil(h / stride), ceil(w / stride)).
+        """
+        x = x[:, :, :: self.stride, :: self.stride]  # (n, 16, 32, 32) -> (n, 16, 16, 16)
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (n, 32, 16, 16)
+
+    def extra_repr(self) -> str:
+        """Show the stride and the padding when the network is printed."""
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class Shortcut(nn.Sequential):
+    """The sum of the residual and the block's input; option A of He et al. (2015), section 3.3.
+
+    Its layers, none where the shape stays, give the input the shape of the residual.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the shortcut.
+
+        Args:
+            in_channels: Channels coming into the block.
+            out_channels: Channels going out of the block.
+            stride: Step of the block in pixels.
+        """
+        same_shape = stride == 1 and in_channels == out_channels
+        super().__init__(*([] if same_shape else [ZeroPad(in_channels, out_channels, stride)]))
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """Add input and residual.
+
+        Args:
+            x: The block's input (n, in_channels, h, w).
+            residual: What its convolutions made of it (n, out_channels, ceil(h / stride), ceil(w / stride)).
+
+        Returns:
+            The sum, of the residual's shape.
+        """
+        return residual + self.shaped(x)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """Return the block's input (n, in_channels, h, w) in the shape of the residual."""
+        shaped: Tensor = super().forward(x)
+        return shaped
+
+
+class Projection(Shortcut):
+    """A 1x1 convolution on the shortcut, with batch norm except in pre-activated blocks.
+
+    Source: He et al. (2015), section 3.3, options B and C; `conv1x1` in table 1 of He et al. (2016).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> None:
+        """Build the projection; for the arguments see `Shortcut`."""
+        super(Shortcut, self).__init__(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
+        if norm:
+            self.append(nn.BatchNorm2d(out_channels))
+
+
+class NoShortcut(nn.Module):
+    """The residual alone, which makes the network plain.
+
+    Source: He et al. (2015), section 3.3, "Plain network".
+    """
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the residual."""
+        return residual
+
+
+class ConstantScaling(Shortcut):
+    """Half of the input and half of the residual.
+
+    Source: He et al. (2016), "Identity mappings in deep residual networks", section 3.1; of the three
+    scalings in table 1 the only one that converged.
+    """
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """Average input and residual."""
+        return 0.5 * residual + 0.5 * self.shaped(x)
+
+
+class DropoutShortcut(Shortcut):
+    """Dropout of one half on the shortcut.
+
+    Source: He et al. (2016), section 3.1, "Dropout shortcut".
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the shortcut; for the arguments see `Shortcut`."""
+        super().__init__(in_channels, out_channels, stride)
+        self.append(nn.Dropout(0.5))
+
+
+class ExclusiveGating(nn.Module):
+    """A gate g between input and residual: 1 - g of the one and g of the other, for each unit.
+
+    Source: He et al. (2016), section 3.1, "Exclusive gating". Departure: where the shape changes, the gate
+    looks at the zero-padded input; the zero channels add nothing, so it computes the same function.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the shortcut; for the arguments see `Shortcut`."""
+        super().__init__()
+        self.identity = Shortcut(in_channels, out_channels, stride)
+        self.gate = nn.Conv2d(out_channels, out_channels, 1)
+        self.act = nn.Sigmoid()
+        nn.init.constant_(self.gate.bias, GATE_BIAS)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Weigh input and residual against each other."""
+        shaped = self.identity.shaped(x)
+        gate = self.act(self.gate(shaped))
+        weighted: Tensor = gate * residual + (1 - gate) * shaped
+        return weighted
+
+
+class ShortcutOnlyGating(ExclusiveGating):
+    """A gate on the shortcut alone.
+
+    Source: He et al. (2016), section 3.1, "Shortcut-only gating".
+    """
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Add the gated input to the residual."""
+        shaped = self.identity.shaped(x)
+        gate = self.act(self.gate(shaped))
+        weighted: Tensor = residual + (1 - gate) * shaped
+        return weighted
+
+
+# Name, class, and what it is; "B" is a projection or an identity by the shape, see make_shortcut.
+SHORTCUTS: dict[str, tuple[Callable[[int, int, int], nn.Module], str]] = {
+    "A": (Shortcut, "zero channels where the shape changes"),
+    "B": (Projection, "projection where the shape changes"),
+    "C": (Projection, "projection everywhere"),
+    "none": (lambda *_: NoShortcut(), "a plain network"),
+    "constant_scaling": (ConstantScaling, "half the input, half the residual"),
+    "exclusive_gating": (ExclusiveGating, "a gate between both"),
+    "shortcut_only_gating": (ShortcutOnlyGating, "a gate on the input"),
+    "conv1x1": (Projection, "the same as C"),
+    "dropout": (DropoutShortcut, "dropout on the input"),
+}
+
+
+def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
+    """Build the shortcut of a residual block.
+
+    Args:
+        option: A name in `SHORTCUTS`.
+        in_channels: Channels coming into the block.
+        out_channels: Channels going out of the block.
+        stride: Step of the block in pixels.
+        norm: Whether a projection is followed by batch norm.
+
+    Returns:
+        A module called with the block's input and its residual.
+
+    Raises:
+        ConfigurationError: If `option` is unknown.
+    """
+    if option not in SHORTCUTS:
+        allowed = ", ".join(f"{name!r} ({meaning})" for name, (_, meaning) in SHORTCUTS.items())
+        raise ConfigurationError(f"shortcut={option!r} is unknown: use {allowed}")
+    shape = (in_channels, out_channels, stride)
+    if option == "B" and shape == (out_channels, out_channels, 1):
+        return Shortcut(*shape)
+    shortcut = SHORTCUTS[option][0]
+    return Projection(*shape, norm=norm) if shortcut is Projection else shortcut(*shape)
