@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,14 @@ from torchmetrics import MeanMetric
 
 from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.errors import ConfigurationError, DivergenceError
+from cifar_resnets.errors import ConfigurationError, DivergenceError, require
 from cifar_resnets.metrics import Evaluation, EvaluationMetrics
 from cifar_resnets.models import create_network
+from cifar_resnets.models.weights import load_weights
 from cifar_resnets.optimizers import build_optimizer
 from cifar_resnets.schedules import Constant, Cosine, Schedule
+
+_require = functools.partial(require, "model")
 
 
 class ImageClassifier(pl.LightningModule):
@@ -33,6 +37,8 @@ class ImageClassifier(pl.LightningModule):
         class_names: names of the classes, in the order of the labels; from the data source on the command line.
         network: a name of timm's registry: `cifar_resnet20`, ..., or any of timm's own.
         network_args: more arguments of the network, for example `{shortcut: B}`.
+        weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
+            `load_weights`. Not read when a run is resumed.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
         optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
@@ -44,6 +50,7 @@ class ImageClassifier(pl.LightningModule):
 
     Raises:
         ConfigurationError: for an unknown network or a value out of range.
+        CheckpointError: for weights that cannot be read, or are not the network's.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class ImageClassifier(pl.LightningModule):
         class_names: Sequence[str],
         network: str = "cifar_resnet20",
         network_args: dict[str, Any] | None = None,
+        weights: str | None = None,
         label_smoothing: float = 0.0,
         optimizer: str = "SGD",
         lr: float = 0.1,
@@ -66,6 +74,8 @@ class ImageClassifier(pl.LightningModule):
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
         self.class_names = list(class_names)
         self.network = create_network(network, len(self.class_names), network_args)
+        if weights is not None:
+            load_weights(self.network, weights)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.label_smoothing = label_smoothing
@@ -85,7 +95,8 @@ class ImageClassifier(pl.LightningModule):
             "schedule": self.schedule.to_config(),
             "channels_last": channels_last,
         }
-        # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known
+        # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
+        # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
         self.save_hyperparameters(hparams, logger=False)
         self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.val_metrics = EvaluationMetrics(len(self.class_names))
@@ -282,8 +293,3 @@ def _num_train_batches(trainer: pl.Trainer) -> float:
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
     return trainer.num_training_batches
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"model.{name}: {value} is not allowed, give {allowed}")

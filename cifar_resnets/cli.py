@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -33,6 +32,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.models.weights import read_file
 from cifar_resnets.runs.record import RunRecord
 from cifar_resnets.runs.run_dir import claim_run_dir
 from cifar_resnets.schedules import Schedule
@@ -133,6 +133,11 @@ class CLI(LightningCLI):
             _check_yaml(args)
             keys, choices = _known_keys(self._parser(args[0]))
             raise ConfigurationError(explain(error.message, keys, choices)) from error
+        model = self.config[args[0]].model
+        if self.checkpoint is not None and model.weights is not None:
+            if args[0] != "fit":
+                raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
+            model.weights = None  # a resumed run takes those of its checkpoint; the file may be gone
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would put the checkpoint's hyperparameters over what the user typed; `parse_arguments` does it the
@@ -256,13 +261,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: when it is missing, damaged, or something else.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"--ckpt_path: there is no file {path}, give a checkpoint of a fit")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes zipfile, pickle or torch raise
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"--ckpt_path: {path} is not a checkpoint that can be read: {reason}") from error
+    checkpoint = read_file(path, "--ckpt_path")
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "data", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"--ckpt_path: {path} was not written by `cifar-resnets fit`")
     return checkpoint

@@ -36,3 +36,20 @@ class OutputError(UserError):
     """A folder that cannot be written, or a disk that is full."""
 
     exit_status = 6
+
+
+def require(section: str, condition: bool, name: str, value: object, allowed: str) -> None:
+    """Refuses a value that is not allowed.
+
+    Args:
+        section: what comes before the name in a recipe, for example `model`.
+        condition: what must hold.
+        name: of the key.
+        value: of the key.
+        allowed: what the user can give instead.
+
+    Raises:
+        ConfigurationError: when the condition does not hold.
+    """
+    if not condition:
+        raise ConfigurationError(f"{section}.{name}: {value} is not allowed, give {allowed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import ConfigurationError, require
+
+_require = functools.partial(require, "model.schedule")
 
 
 class Schedule(ABC):
@@ -232,8 +235,3 @@ class Cosine(_Factor):
     def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
         progress = (step - warmup_steps) / (total_steps - warmup_steps)
         return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"model.schedule.{name}: {value} is not allowed, give {allowed}")

@@ -38,6 +38,12 @@ def test_siblings_are_not_caught_by_each_other():
     assert all(error.__bases__ == (errors.UserError,) for error in siblings)
 
 
+def test_require_names_the_key_the_value_and_what_is_allowed():
+    errors.require("model", True, "lr", 0.1, "a number above 0")
+    with pytest.raises(errors.ConfigurationError, match=r"^model\.lr: -1 is not allowed, give a number above 0$"):
+        errors.require("model", False, "lr", -1, "a number above 0")
+
+
 def test_the_module_imports_nothing():
     with open(errors.__file__, encoding="utf-8") as file:
         tree = ast.parse(file.read())

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 from support import Result
+
+from cifar_resnets.models.shortcuts import SHORTCUTS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
@@ -57,6 +60,54 @@ def test_he_et_al(recipe: str, steps: int) -> None:
     assert (data["batch_size"], data["val_fraction"], data["augment"]["crop_padding"]) == (128, 0.1, 4)
     warmup = model["schedule"]["init_args"].get("warmup_epochs", 0) * (45_000 // 128)
     assert warmup == pytest.approx(400 if recipe == "resnet110" else 0, rel=0.001)
+
+
+def test_identity_mappings_trains_as_resnet110() -> None:
+    ours, resnet110 = (
+        yaml.safe_load((ROOT / f"configs/recipes/{recipe}.yaml").read_text())
+        for recipe in ("identity_mappings", "resnet110")
+    )
+    assert ours.pop("name") == "identity_mappings"
+    assert ours["model"].pop("network_args") == {"shortcut": "A"}
+    del resnet110["name"]
+    assert ours == resnet110
+
+
+IDENTITY_MAPPINGS = ("fit", "-c", str(ROOT / "configs/recipes/identity_mappings.yaml"))
+
+
+@pytest.mark.parametrize("shortcut", sorted(SHORTCUTS))
+def test_identity_mappings_takes_its_shortcut_as_one_key(cli: Callable[..., Result], shortcut: str) -> None:
+    result = cli(*IDENTITY_MAPPINGS, "--model.network_args.shortcut", shortcut, "--print_config")
+    assert result.status == 0, result.err
+    assert yaml.safe_load(result.out)["model"]["network_args"] == {"shortcut": shortcut}
+
+
+# Few blocks, and a run that is shorter than the warm-up.
+ONE_STEP = [
+    *("-c", str(ROOT / "configs/hardware/cpu.yaml"), "--data", "Digits", "--data.num_train", "64"),
+    *("--data.batch_size", "32"),
+    *("--model.network_args.depths", "[1, 1, 1]", "--model.schedule.warmup_epochs", "0", "--trainer.max_steps", "1"),
+]
+
+
+def test_identity_mappings_trains_the_shortcut_it_is_given(cli: Callable[..., Result], tmp_path: Path) -> None:
+    result = cli(*IDENTITY_MAPPINGS, "--model.network_args.shortcut", "exclusive_gating", *ONE_STEP)
+    assert result.status == 0, result.err
+    (path,) = tmp_path.glob("logs/identity_mappings/*/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["hyper_parameters"]["network_args"] == {"shortcut": "exclusive_gating", "depths": [1, 1, 1]}
+    gates = [value for key, value in checkpoint["state_dict"].items() if key.endswith("shortcut.gate.bias")]
+    assert len(gates) == 3
+    assert all(((gate + 6).abs() < 1).all() for gate in gates)
+
+
+def test_identity_mappings_names_the_shortcuts_there_are(cli: Callable[..., Result]) -> None:
+    result = cli(*IDENTITY_MAPPINGS, "--model.network_args.shortcut", "gating", *ONE_STEP)
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert "model.network_args of cifar_resnet110: shortcut='gating' is unknown: use 'A'" in result.err
+    assert all(repr(shortcut) in result.err for shortcut in SHORTCUTS)
 
 
 def test_a_recipe_runs_from_any_folder_with_any_source(cli: Callable[..., Result], image_folder: Path) -> None:

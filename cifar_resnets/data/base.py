@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.resident import EvalLoader, TrainLoader
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.errors import DataError, require
 
 Split = Literal["train", "test"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 DEFAULT_AUGMENTATION = Augmentation()
+_require = functools.partial(require, "data")
 
 
 class ImageDataModule(pl.LightningDataModule, ABC):
@@ -284,8 +286,3 @@ def parameter_names(cls: type) -> list[str]:
         if base is ImageDataModule:
             break
     return list(names)
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"data.{name}: {value} is not allowed, give {allowed}")

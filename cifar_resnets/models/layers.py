@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError
 
+
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """Build a 3x3 convolution without bias, because a batch norm always follows it.
 

@@ -66,7 +66,8 @@ class ResidualNetwork(TimmNetwork):
             ConfigurationError: If an argument does not make sense.
         """
         super().__init__()
-        _check(depths, widths, stem, drop_path_rate)
+        _check_layers(block, depths, widths, stem_width, in_chans)
+        _check_choices(stem, drop_path_rate)
         self.in_chans = in_chans
         self.add_stem(stem, stem_width)
         if not block.pre_activated:
@@ -121,15 +122,29 @@ class ResidualNetwork(TimmNetwork):
         return features
 
 
-def _check(depths: Sequence[int], widths: Sequence[int], stem: str, drop_path_rate: float) -> None:
-    if len(depths) != len(widths) or not depths or min(depths) < 1:
+def _check_layers(
+    block: type[ResidualBlock], depths: Sequence[int], widths: Sequence[int], stem_width: int, in_chans: int
+) -> None:
+    if not (isinstance(block, type) and issubclass(block, ResidualBlock)):
+        raise ConfigurationError(f"block={block!r} is no class of blocks: choose a network that is made of them")
+    if len(depths) != len(widths) or not depths or not all(map(_is_count, (*depths, *widths))):
         raise ConfigurationError(
-            f"depths={depths} and widths={widths} must have one entry for each stage, with a block or more in each"
+            f"depths={depths} and widths={widths} must have one entry for each stage, each a whole number from 1"
         )
+    for name, count in (("stem_width", stem_width), ("in_chans", in_chans)):
+        if not _is_count(count):
+            raise ConfigurationError(f"{name}={count!r} is no number of channels: use a whole number from 1")
+
+
+def _check_choices(stem: str, drop_path_rate: float) -> None:
     if stem not in STEMS:
         raise ConfigurationError(f"stem={stem!r} is unknown: use {' or '.join(map(repr, STEMS))}")
-    if not 0 <= drop_path_rate < 1:
-        raise ConfigurationError(f"drop_path_rate={drop_path_rate} is no probability: use 0 to below 1")
+    if not (isinstance(drop_path_rate, int | float) and 0 <= drop_path_rate < 1):
+        raise ConfigurationError(f"drop_path_rate={drop_path_rate!r} is no probability: use 0 to below 1")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _linear(last: float, num: int) -> list[float]:

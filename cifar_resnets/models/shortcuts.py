@@ -41,7 +41,7 @@ class ZeroPad(nn.Module):
         # F.pad takes negative amounts and would silently drop channels.
         if out_channels < in_channels:
             raise ConfigurationError(
-                f"shortcut='A' can only add channels, but the widths go from {in_channels} to {out_channels}: "
+                f"this shortcut can only add channels, but they go from {in_channels} to {out_channels}: "
                 "use shortcut='B'"
             )
         self.stride = stride

@@ -1,0 +1,1 @@
+"""What networks see: receptive fields in theory, as measured, and in effect."""

@@ -1,0 +1,288 @@
+"""The receptive field as measured: the pixels that have a gradient with respect to one unit.
+
+This is the proof of the table in `receptive_field`, and shares none of its arithmetic: the network is run, and PyTorch
+goes back from a unit to the image. So that nothing but the paths counts, activations and norms are made transparent,
+all weights are positive, max pooling adds up its window, and the image is long enough not to clip the field. Between
+layers, gradients are set to 0 or 1, since those at the rim of a deep network's field are too small to be represented.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cifar_resnets.analysis.fields import Axis
+from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features
+from cifar_resnets.analysis.receptive_field import InputSize, Tracer, evaluating, trace
+from cifar_resnets.errors import ConfigurationError
+
+__all__ = ["Measurement", "verify"]
+
+# In a deeper network, so many layers are measured, evenly spaced: each takes a pass back through all before it.
+MAX_MEASURED = 200
+
+TRANSPARENT = {
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "gelu", "silu"),
+    *("silu_", "mish", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_", "tanh", "tanh_"),
+    *("hardtanh", "hardtanh_", "softplus", "softsign", "logsigmoid", "prelu", "rrelu", "softmax", "clamp", "clamp_"),
+    *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "dropout", "dropout_"),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The field of a unit of one layer.
+
+    Args:
+        layer: name of the module.
+        theory: first and last pixel by `receptive_field`, for height and width; infinite for the whole image.
+        measured: the same by gradient.
+        size: pixels of the image on which it was measured, for height and width.
+    """
+
+    layer: str
+    theory: tuple[tuple[float, float], tuple[float, float]]
+    measured: tuple[tuple[int, int], tuple[int, int]]
+    size: tuple[int, int]
+
+    @property
+    def field(self) -> tuple[int, int]:
+        """Pixels from the first to the last that has a gradient, for height and width."""
+        (top, bottom), (left, right) = self.measured
+        return bottom - top + 1, right - left + 1
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both ends are the same along both axes; the image's border where the theory reaches beyond it."""
+        pairs = zip(self.theory, self.measured, self.size, strict=True)
+        return all((max(0, low), min(size - 1, high)) == measured for (low, high), measured, size in pairs)
+
+
+def verify(module: nn.Module, input_size: InputSize = 32) -> dict[str, Measurement]:
+    """Measures the fields of a network's layers.
+
+    Args:
+        module: any network that takes a batch of images (n, c, h, w). It is not changed.
+        input_size: see `summarize`; what is measured on is as long as the fields demand.
+
+    Returns:
+        For each layer whose units can be told apart by their place in the image, or see all of it, a measurement.
+
+    Raises:
+        ConfigurationError: when the network takes no images of other sizes.
+    """
+    along = {name: _along(module, input_size, name) for name in (HEIGHT, WIDTH)}
+    layers = [layer for layer in along[HEIGHT] if layer in along[WIDTH]]
+    return {layer: _both(layer, along[HEIGHT][layer], along[WIDTH][layer]) for layer in layers}
+
+
+@dataclass(frozen=True)
+class _OneAxis:
+    theory: tuple[float, float]
+    measured: tuple[int, int]
+    size: int
+
+
+def _both(layer: str, height: _OneAxis, width: _OneAxis) -> Measurement:
+    return Measurement(
+        layer, (height.theory, width.theory), (height.measured, width.measured), (height.size, width.size)
+    )
+
+
+def _along(module: nn.Module, input_size: InputSize, name: str) -> dict[str, _OneAxis]:
+    """Measures along one axis, on an image that is long in its direction and thin in the other."""
+    tracer = _on_a_strip(module, input_size, name)
+    followed = dict(tracer.outputs)  # of a module that is called several times, the last call
+    chosen = _spread([layer for layer in _rows(tracer, followed, name) if _acts(module, layer)])
+    found = {}
+    with torch.inference_mode(False), torch.enable_grad():
+        images = torch.ones(1, *tracer.size, requires_grad=True)
+        outputs = _run_transparent(module, images, set(chosen))
+        for layer in (layer for layer in chosen if layer in outputs):
+            found[layer] = _measure(images, outputs[layer], followed[layer], name)
+    return found
+
+
+def _on_a_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
+    """Follows an image on which one unit of each layer sees nothing of the border, if the network takes any size."""
+    tracer, _ = trace(module, input_size)
+    channels, height, width = tracer.size
+    fields = [features.axes[name] for _, features in tracer.outputs if name in features.axes]
+    apart = max(axis.jump for axis in fields)
+    moving = [axis for axis in fields if axis.size > 1 and not axis.sees_all] or fields
+    # networks that halve often, or that scale up again, want whole multiples
+    thin = max(16, math.ceil(apart))
+    long = thin * math.ceil((max(_end(axis) for axis in moving) + 2 * apart) / thin)
+    sizes = [(long, thin), (long, width)] if name == HEIGHT else [(thin, long), (height, long)]
+    for size in sizes:
+        with contextlib.suppress(ConfigurationError):  # too thin for its windows, or of a fixed size
+            return trace(module, (channels, *size))[0]
+    return tracer
+
+
+def _inside(axis: Axis) -> int:
+    """The first unit whose field begins inside the image."""
+    return next(unit for unit in range(axis.size + 10**6) if axis.at(unit).low >= 0)
+
+
+def _end(axis: Axis) -> float:
+    return 0 if axis.sees_all else axis.at(_inside(axis)).high + 1
+
+
+def _rows(tracer: Tracer, followed: Mapping[str, Features], name: str) -> list[str]:
+    """The layers of the table that are the output of a module."""
+    index = (HEIGHT, WIDTH).index(name)
+    rows = {layer.layer: layer.receptive_field_out[index] for layer in tracer.layers}
+    return [
+        layer
+        for layer, features in followed.items()
+        if _can_measure(features, name) and rows.get(layer) == features.axes[name].receptive_field
+    ]
+
+
+def _can_measure(features: Features, name: str) -> bool:
+    if name not in features.axes or features.is_fixed(name) or features.axes[name].sees_all:
+        return name in features.axes
+    return _dimension(features, name) is not None and _inside(features.axes[name]) < features.axes[name].size
+
+
+def _dimension(features: Features, name: str) -> int | None:
+    """The dimension of a tensor that holds the axis and nothing else."""
+    return next((i for i, parts in enumerate(features.layout) if [part.axis for part in parts] == [name]), None)
+
+
+def _acts(module: nn.Module, layer: str) -> bool:
+    """Whether a module is more than an activation or a norm, which are transparent anyway."""
+    name = type(module.get_submodule(layer)).__module__
+    return not name.startswith(("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout"))
+
+
+def _spread(layers: Sequence[str]) -> list[str]:
+    if len(layers) <= MAX_MEASURED:
+        return list(layers)
+    last = len(layers) - 1
+    return [layers[round(index * last / (MAX_MEASURED - 1))] for index in range(MAX_MEASURED)]
+
+
+def _measure(images: Tensor, output: Tensor, features: Features, name: str) -> _OneAxis:
+    axis = features.axes[name]
+    dimension = _dimension(features, name)
+    field, unit = axis.at(0), output
+    if not (features.is_fixed(name) or axis.sees_all) and dimension is not None:
+        place = _inside(axis)
+        field, unit = axis.at(place), output.select(dimension, place)
+    (gradient,) = torch.autograd.grad(unit.sum(), images, retain_graph=True)
+    along = 2 if name == HEIGHT else 3
+    seen = gradient.ne(0).movedim(along, 0).flatten(1).any(1).nonzero().flatten()
+    first, last = (int(seen[0]), int(seen[-1])) if len(seen) else (-1, -1)
+    return _OneAxis((field.low, field.high), (first, last), images.shape[along])
+
+
+def _run_transparent(module: nn.Module, images: Tensor, layers: set[str]) -> dict[str, Tensor]:
+    """The outputs of some layers of the network with positive weights and without nonlinearities."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    positive = {name: torch.rand(tensor.shape) + 0.5 for name, tensor in floating.items()}
+    outputs: dict[str, Tensor] = {}
+    with evaluating(module), torch.random.fork_rng(devices=[]), _noting(module, layers, outputs), _Transparent():
+        torch.manual_seed(0)
+        try:
+            torch.func.functional_call(module, positive, (images,))
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            height, width = images.shape[2:]
+            raise ConfigurationError(
+                f"--verify: the network cannot be run on an image of {height}x{width} pixels: {error}"
+            ) from error
+    return outputs
+
+
+@contextlib.contextmanager
+def _noting(module: nn.Module, layers: set[str], outputs: dict[str, Tensor]) -> Iterator[None]:
+    """Notes the outputs of some layers, and evens out values and gradients between all of them."""
+
+    def hook(name: str) -> Any:
+        def even(_: nn.Module, inputs: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return output
+            output = _Even.apply(output)  # type: ignore[no-untyped-call]
+            if name in layers:
+                outputs[name] = output
+            return output
+
+        return even
+
+    handles = [each.register_forward_hook(hook(name)) for name, each in module.named_modules() if name]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Even(torch.autograd.Function):
+    """Values between 0.25 and 0.75, the same for all elements, and gradients of 0 or 1."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        # drawn anew each time, so that differences such as 1 - gate never cancel
+        return torch.full_like(tensor, 0.25 + 0.5 * float(torch.rand(())))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.ne(0).to(gradient.dtype)
+
+
+class _Transparent(TorchFunctionMode):
+    """Leaves out activations and norms, and lets max pooling add up its window."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").removeprefix("_")
+        if name in TRANSPARENT:
+            return args[0] if args else kwargs["input"]
+        if name in ("max_pool2d", "max_pool2d_with_indices"):
+            return _sum_pool(*args, **kwargs)
+        if name in ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"):
+            return F.adaptive_avg_pool2d(*args[:2])
+        if name == "amax":
+            return torch.mean(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _sum_pool(
+    images: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """Max pooling's windows, added up: a convolution with ones, of each channel by itself."""
+    kernel, padding, dilation = (_two(value) for value in (kernel_size, padding, dilation))
+    stride = _two(stride or kernel)
+    pads = []
+    for size, k, s, p, d in zip(images.shape[2:], kernel, stride, padding, dilation, strict=True):
+        span = size + 2 * p - d * (k - 1) - 1
+        rest = -span % s if ceil_mode else 0
+        # as in max pooling, the last window has to begin inside the image or its padding
+        pads.append((p, p + rest if ((span + rest) // s) * s < size + p else p))
+    (top, bottom), (left, right) = pads
+    ones = images.new_ones(images.shape[1], 1, *kernel)
+    padded = F.pad(images, (left, right, top, bottom))
+    return F.conv2d(padded, ones, stride=stride, dilation=dilation, groups=images.shape[1])
+
+
+def _two(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, (tuple, list)) and len(value) == 2 else 2 * (
+        value[0] if isinstance(value, (tuple, list)) else value,
+    )
+    return first, second

@@ -1,0 +1,199 @@
+"""Weights from files: checkpoints of ours, state dicts, and what the common public trainers for CIFAR write."""
+
+import os
+import pickle
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_resnets.errors import CheckpointError
+
+__all__ = ["load_weights", "read_file"]
+
+State = Mapping[str, Tensor]
+
+# Where trainers put the state dict beside the epoch, the accuracy and the optimizer.
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+# What DataParallel, torch.compile and other trainers' own modules put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+CLASSIFIERS = ("linear", "classifier", "fc")
+NUM_SHOWN = 8
+
+
+def load_weights(module: nn.Module, file: str | Path) -> None:
+    """Replace all weights and statistics of a network by those of a file, or none of them if they do not fit.
+
+    The file is a checkpoint of ours, a state dict, or a dict with one under `state_dict`, `model_state_dict`,
+    `model` or `net`. A prefix that all names have (`module.`, `_orig_mod.`, `model.`, `net.`) is taken off. Names
+    that the network does not have are read as the usual other ones, where it has those: `linear`, `classifier` or
+    `fc` for the classifier, `shortcut` for `downsample` and the reverse.
+
+    Args:
+        module: The network, or a module whose attribute `network` it is. Its precision, device and memory format
+            stay.
+        file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`. Python objects in it
+            are refused, not executed.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or holds no state dict; if a value is not finite; or if a
+            name is missing, unexpected, there twice, or of another shape. `num_batches_tracked` may be missing.
+    """
+    network = getattr(module, "network", module)
+    where, own = f"model.weights: {file}", network.state_dict()
+    state = _strip_prefixes(_find_state(read_file(file, "model.weights"), where), own)
+    state = _rename(_check_kind(state, where), own, _classifier_name(network), where)
+    _check_names(state, own, where)
+    _check_finite(state, own, where)
+    network.load_state_dict({**own, **state})
+
+
+def read_file(file: str | Path, argument: str) -> Any:
+    """Read tensors and primitives from a file, onto the CPU; never code.
+
+    Args:
+        file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`.
+        argument: What the user gave the file with, for the message.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or holds Python objects.
+    """
+    if not os.path.isfile(file):
+        what = f"{file} is a folder" if os.path.isdir(file) else f"there is no file {file}"
+        raise CheckpointError(f"{argument}: {what}, give a checkpoint of a fit or a state dict")
+    try:
+        # torch warns of what becomes an error below, or makes no difference to tensors
+        with warnings.catch_warnings(action="ignore"):
+            return _read(Path(file))
+    except Exception as error:  # whatever a damaged file makes zipfile, pickle or torch raise
+        raise CheckpointError(f"{argument}: {file} {_reason(error)}") from error
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file  # comes with timm, but is no requirement of ours
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    if code := re.search(r"GLOBAL (\S+)|(TorchScript)", str(error)):
+        objects = f"holds Python objects ({code[1] or code[2]}) rather than plain tensors"
+        return f"{objects} and will not be executed, give a file with its state dict alone"
+    if isinstance(error, ImportError):
+        return "needs a package that is not installed: pip install safetensors"
+    if isinstance(error, PermissionError):
+        return f"cannot be read: {error.strerror}"
+    # torch's text for an unknown byte advises to switch its safety off
+    lines = [] if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()
+    return "is damaged, or no file of torch.save or safetensors" + (f": {_cut(lines[0])}" if lines else "")
+
+
+def _find_state(content: Any, where: str) -> Mapping[str, Any]:
+    found = list(_states(content))
+    if not found:
+        holds = f"only {', '.join(map(str, content)) or 'nothing'}" if isinstance(content, dict) else "no dict"
+        raise CheckpointError(f"{where} has no state dict, on top or in {', '.join(CONTAINERS)}: {_cut(holds)}")
+    if len(found) > 1:
+        raise CheckpointError(f"{where} holds {len(found)} state dicts, give a file with one of them alone")
+    return found[0]
+
+
+def _states(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Find the state dicts in nested dicts, innermost first: a best accuracy beside them may be a tensor, too."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return
+    inner = [state for key in CONTAINERS for state in _states(content.get(key))]
+    has_tensors = any(isinstance(value, Tensor) for value in content.values())
+    yield from inner or ([content] if has_tensors else [])
+
+
+def _strip_prefixes(state: Mapping[str, Any], own: State) -> Mapping[str, Any]:
+    while not own.keys() & state.keys():
+        # a checkpoint of ours may also hold what belongs to the metrics
+        ours = [name for name in state if name.startswith("network.")]
+        prefix = "network." if ours else next((p for p in PREFIXES if all(n.startswith(p) for n in state)), "")
+        if not prefix:
+            break
+        state = {name.removeprefix(prefix): state[name] for name in ours or state}
+    return state
+
+
+def _check_kind(state: Mapping[str, Any], where: str) -> State:
+    for name, value in state.items():
+        plain = isinstance(value, Tensor) and value.layout is torch.strided
+        if not plain or value.is_quantized or value.is_meta or value.is_nested:
+            raise CheckpointError(f"{where} holds {_cut(name)}, which is no plain tensor, take it out")
+    return state
+
+
+def _rename(state: State, own: State, classifier: str, where: str) -> State:
+    origin: dict[str, str] = {}
+    for name in state:
+        place = next((new for new in (name, *_other_names(name, classifier)) if new in own), name)
+        if place in origin:
+            raise CheckpointError(f"{where}: {origin[place]} and {name} both stand for {place}, take one of them out")
+        origin[place] = name
+    return {place: state[name] for place, name in origin.items()}
+
+
+def _other_names(name: str, classifier: str) -> Iterator[str]:
+    head, _, leaf = name.rpartition(".")
+    if head in CLASSIFIERS:
+        yield f"{classifier}.{leaf}"
+    yield name.replace(".shortcut.", ".downsample.")
+    yield name.replace(".downsample.", ".shortcut.")
+
+
+def _classifier_name(network: nn.Module) -> str:
+    classifier = getattr(network, "get_classifier", lambda: None)()
+    return next((name for name, module in network.named_modules() if module is classifier), "fc")
+
+
+def _check_names(state: State, own: State, where: str) -> None:
+    both = [name for name in own if name in state and not _is_like(state[name], own[name])]
+    found = {
+        "of another shape": [f"{n}: file {_describe(state[n])}, network {_describe(own[n])}" for n in both],
+        "missing": [n for n in own if n not in state and not n.endswith("num_batches_tracked")],
+        "unexpected": [name for name in state if name not in own],
+    }
+    parts = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in found.items() if names]
+    if parts:
+        raise CheckpointError(f"{where} is not of this network: {'; '.join(parts)}; give the network it was made for")
+
+
+def _is_like(value: Tensor, own: Tensor) -> bool:
+    return value.shape == own.shape and (value.is_floating_point() or not own.is_floating_point())
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" of {tensor.dtype}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
+    return ", ".join(_cut(name) for name in names[:NUM_SHOWN]) + more
+
+
+def _cut(text: str) -> str:
+    """Keep what a file says within one line."""
+    return textwrap.shorten(text, 120, placeholder="...")
+
+
+def _check_finite(state: State, own: State, where: str) -> None:
+    for name, value in state.items():
+        # a double may be too large for the network's precision; a counter may have been saved as a float
+        dtype = own[name].dtype if own[name].is_floating_point() else torch.double
+        if not value.to(dtype).isfinite().all():
+            raise CheckpointError(
+                f"{where}: {name} is not finite in {dtype}, give a checkpoint from before it diverged"
+            )
