@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cifar_resnets import __version__
@@ -15,10 +17,11 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images, class by class",
     "predict": "write a checkpoint's predictions for the test images",
+    "summary": "show a network's layers and their receptive fields",
 }
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
-Train and test residual networks on CIFAR-10 and on image folders.
+Train, test and compare residual networks on CIFAR-10 and on image folders.
 
 commands:
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
@@ -28,6 +31,7 @@ options:
   --debug    show the traceback of an error
 
   cifar-resnets fit -c configs/recipes/quickstart.yaml
+  cifar-resnets summary cifar_resnet20 --verify
   cifar-resnets COMMAND --help   lists all options of a command"""
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -54,19 +58,31 @@ def _run(args: list[str], debug: bool) -> None:
     try:
         if args[0] not in COMMANDS:
             raise ConfigurationError(f"{args[0]!r} is not a command, give one of {', '.join(COMMANDS)}")
-        from cifar_resnets.cli import run  # torch and lightning take seconds
-
-        run(args)
+        _runner(args[0])(args)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except UserError as error:
         if debug:
             raise
         _fail(str(error), error.exit_status)
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if debug or error.errno not in CANNOT_WRITE:
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}", 6)
+
+
+def _runner(command: str) -> Callable[[list[str]], None]:
+    """What runs a subcommand: torch takes seconds to import, lightning some more."""
+    if command == "summary":
+        from cifar_resnets.summary import run as run_summary
+
+        return run_summary
+    from cifar_resnets.cli import run
+
+    return run
 
 
 def _fail(message: str, status: int) -> NoReturn:

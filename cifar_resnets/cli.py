@@ -28,6 +28,7 @@ import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
+from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names

@@ -62,14 +62,19 @@ class Axis:
         return self.step / len(self.fields)
 
     @property
+    def existing(self) -> tuple[Field, ...]:
+        """The fields of the first period, as far as the axis reaches."""
+        return self.fields[: self.size]
+
+    @property
     def receptive_field(self) -> float:
         """Pixels that a unit sees, of the units that see most; infinite where it is all of the image."""
-        return max(field.high - field.low + 1 for field in self.fields)
+        return max(field.high - field.low + 1 for field in self.existing)
 
     @property
     def min_receptive_field(self) -> float:
         """Pixels that a unit sees through the path that sees least."""
-        return min(field.min_high - field.min_low + 1 for field in self.fields)
+        return min(field.min_high - field.min_low + 1 for field in self.existing)
 
     @property
     def start(self) -> float:
@@ -81,6 +86,10 @@ class Axis:
     def sees_all(self) -> bool:
         """Whether each unit sees all of the image, whatever its size."""
         return all(math.isinf(field.low) for field in self.fields)
+
+    def pixels(self, units: int) -> float:
+        """Pixels that so many units lie apart, on average; not by way of `jump`, whose rounding would add up."""
+        return units * self.step / len(self.fields)
 
     def at(self, unit: int) -> Field:
         """The field of a unit; also before the first and after the last one, where padding lies."""
@@ -106,7 +115,7 @@ class Axis:
         taps = range(0, (kernel - 1) * dilation + 1, dilation)
         if len(self.fields) == 1:  # the units between see nothing that the outer ones do not
             taps = range(0, taps[-1] + 1, max(1, taps[-1]))
-        step = period * stride * self.jump
+        step = self.pixels(period * stride)
         return self.resampled(lambda unit: (unit * stride - padding + tap for tap in taps), size, period, step)
 
     def fixed(self, field: Field) -> Axis:
@@ -141,4 +150,4 @@ def merge_axes(axes: Sequence[Axis]) -> Axis:
         raise ValueError(f"merges features whose units lie differently far apart: {apart} pixels")
     period = math.lcm(*(len(axis.fields) for axis in axes))
     fields = tuple(merge([axis.at(unit) for axis in axes]) for unit in range(period))
-    return Axis(first.size, first.jump * period, fields)
+    return Axis(first.size, first.pixels(period), fields)

@@ -26,11 +26,13 @@ class Part:
         size: of the factor.
         axis: HEIGHT, WIDTH or TOKENS; empty for a plain part.
         stride: units of the axis from one index to the next.
+        rows: what lies one after the other in a part of TOKENS.
     """
 
     size: int
     axis: str = ""
     stride: int = 1
+    rows: tuple[tuple[Part, ...], ...] = ()
 
 
 Dimension = tuple[Part, ...]
@@ -68,8 +70,14 @@ class Features:
         return not self.parts(name)
 
     def reshaped(self, shape: Sequence[int]) -> Features:
-        """After a view; dimensions that stay at either end keep their parts."""
+        """After a view; dimensions that stay at either end keep their parts.
+
+        Raises:
+            ValueError: when it splits units of the image in a way that cannot be followed.
+        """
         old = self.shape
+        if math.prod(old) != math.prod(shape):
+            raise ValueError("looks at a tensor as one of another type")
         head = _common(old, shape)
         tail = _common(old[head:][::-1], shape[head:][::-1])
         middle = [part for dimension in self.layout[head : len(old) - tail] for part in dimension]
@@ -106,7 +114,7 @@ class Features:
 
     def _coarser(self, name: str, touched: list[Part], axis: Axis) -> Features:
         [block, *others] = touched
-        if others or block.stride != 1:
+        if others or block.stride != 1 or block.axis == TOKENS:
             raise ValueError(f"mixes units that are no neighbours along the {name}")
         coarse = axis.window(axis.size // block.size, kernel=block.size, stride=block.size)
         layout = tuple(tuple(_rescaled(part, name, block.size) for part in dimension) for dimension in self.layout)
@@ -219,8 +227,11 @@ def _canonical(parts: Sequence[Part]) -> Dimension:
         last = joined[-1] if joined else None
         if part.size == 1 and not part.axis:
             continue
-        if last and last.axis == part.axis and part.axis != TOKENS and (
-            not part.axis or last.stride == part.stride * part.size
+        if (
+            last
+            and last.axis == part.axis
+            and part.axis != TOKENS
+            and (not part.axis or last.stride == part.stride * part.size)
         ):
             joined[-1] = Part(last.size * part.size, part.axis, part.stride)
         else:

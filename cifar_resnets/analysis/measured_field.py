@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from cifar_resnets.analysis.fields import Axis
 from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features
-from cifar_resnets.analysis.receptive_field import InputSize, Tracer, evaluating, trace
+from cifar_resnets.analysis.tracing import InputSize, Tracer, evaluating, trace
 from cifar_resnets.errors import ConfigurationError
 
 __all__ = ["Measurement", "verify"]
@@ -31,7 +31,18 @@ MAX_MEASURED = 200
 
 TRANSPARENT = {
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "gelu", "silu"),
-    *("silu_", "mish", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_", "tanh", "tanh_"),
+    *(
+        "silu_",
+        "mish",
+        "hardswish",
+        "hardswish_",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "sigmoid",
+        "sigmoid_",
+        "tanh",
+        "tanh_",
+    ),
     *("hardtanh", "hardtanh_", "softplus", "softsign", "logsigmoid", "prelu", "rrelu", "softmax", "clamp", "clamp_"),
     *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "dropout", "dropout_"),
 }
@@ -139,12 +150,11 @@ def _end(axis: Axis) -> float:
 
 def _rows(tracer: Tracer, followed: Mapping[str, Features], name: str) -> list[str]:
     """The layers of the table that are the output of a module."""
-    index = (HEIGHT, WIDTH).index(name)
-    rows = {layer.layer: layer.receptive_field_out[index] for layer in tracer.layers}
+    rows = {record.layer: record.output.axes.get(name) for record in tracer.records}
     return [
         layer
         for layer, features in followed.items()
-        if _can_measure(features, name) and rows.get(layer) == features.axes[name].receptive_field
+        if _can_measure(features, name) and rows.get(layer) == features.axes[name]
     ]
 
 
@@ -162,7 +172,9 @@ def _dimension(features: Features, name: str) -> int | None:
 def _acts(module: nn.Module, layer: str) -> bool:
     """Whether a module is more than an activation or a norm, which are transparent anyway."""
     name = type(module.get_submodule(layer)).__module__
-    return not name.startswith(("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout"))
+    return not name.startswith(
+        ("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout")
+    )
 
 
 def _spread(layers: Sequence[str]) -> list[str]:
@@ -282,7 +294,9 @@ def _sum_pool(
 
 
 def _two(value: Any) -> tuple[int, int]:
-    first, second = value if isinstance(value, (tuple, list)) and len(value) == 2 else 2 * (
-        value[0] if isinstance(value, (tuple, list)) else value,
+    first, second = (
+        value
+        if isinstance(value, (tuple, list)) and len(value) == 2
+        else 2 * (value[0] if isinstance(value, (tuple, list)) else value,)
     )
     return first, second

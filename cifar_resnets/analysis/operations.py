@@ -216,7 +216,9 @@ def _reduction(arguments: Mapping[str, Any], shape: Any) -> Step:
     dims = arguments.get("dim")
     dims = list(range(len(features.shape))) if dims is None or dims == [] else _each(dims, None)
     dims = [dim % len(features.shape) for dim in dims]
-    sizes = _pair([math.prod(part.size for part in features.parts(name) if _lies(features, part, dims)) for name in AXES])
+    sizes = _pair(
+        [math.prod(part.size for part in features.parts(name) if _lies(features, part, dims)) for name in AXES]
+    )
     result = features.collapsed(dims)
     if not arguments.get("keepdim"):
         result = replace(result, layout=tuple(d for index, d in enumerate(result.layout) if index not in dims))

@@ -10,24 +10,16 @@ Source: Araujo, Norris and Sim (2019), "Computing receptive fields of convolutio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import nn
 
-from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features, image_features, plain_layout
-from cifar_resnets.analysis.operations import Pair, Step, features_in, follow
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features
+from cifar_resnets.analysis.operations import Pair
+from cifar_resnets.analysis.tracing import InputSize, Record, name_of, trace
 
 __all__ = ["Layer", "Summary", "summarize"]
-
-InputSize = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class Summary:
     """All layers of a network in the order in which they run.
 
     Args:
-        network: class of the network.
+        network: name in timm's registry, or class.
         input_size: channels, height, width of an image.
         layers: a row for each.
         parameters: of the whole network, those of modules that were not called among them.
@@ -111,273 +103,42 @@ def summarize(module: nn.Module, input_size: InputSize = 32) -> Summary:
             not take such images.
     """
     tracer, notes = trace(module, input_size)
+    layers = [_layer(record, tracer.size[1:]) for record in tracer.records]
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    if unused := parameters - sum(layer.parameters for layer in tracer.layers):
+    if unused := parameters - sum(layer.parameters for layer in layers):
         notes.append(f"{unused:,} parameters belong to modules that were not called")
-    notes += [f"{layer.layer}: {layer.note}" for layer in tracer.layers if layer.note]
-    return Summary(type(module).__name__, tracer.size, tracer.layers, parameters, notes)
+    notes += [f"{layer.layer}: {layer.note}" for layer in layers if layer.note]
+    return Summary(name_of(module), tracer.size, layers, parameters, notes)
 
 
-def trace(module: nn.Module, input_size: InputSize) -> tuple[Tracer, list[str]]:
-    """Follows an image through a network; returns what was found, and what a reader should know of how.
-
-    Raises:
-        ConfigurationError: see `summarize`.
-    """
-    tracer = Tracer(module, full_size(module, input_size))
-    notes = []
-    with evaluating(module), torch.inference_mode(False), torch.no_grad(), tracer.watching():
-        try:
-            _run_without_content(module, tracer)
-        except ConfigurationError:
-            raise
-        except Exception as error:  # whatever a network does that tensors without content cannot
-            notes.append(f"followed on real tensors, because it cannot run without: {_first_line(error)}")
-            tracer.restart()
-            _run(module, tracer)
-    return tracer, notes
-
-
-def full_size(module: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
-    """Channels, height and width of an image for a network.
-
-    Raises:
-        ConfigurationError: when these are not one, two or three positive numbers.
-    """
-    sizes = [input_size] if isinstance(input_size, int) else list(input_size)
-    if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
-        raise ConfigurationError(f"input_size: {input_size} is not allowed, give a side, height and width, or c, h, w")
-    if len(sizes) == 3:
-        return sizes[0], sizes[1], sizes[2]
-    return getattr(module, "in_chans", 3), sizes[0], sizes[-1]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Runs a network in evaluation mode, and restores the mode of each of its modules."""
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
-
-
-def _run_without_content(module: nn.Module, tracer: Tracer) -> None:
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    images = torch.empty(1, *tracer.size, device="meta", dtype=_dtype(module))
-    with tracer.following(images):
-        torch.func.functional_call(module, meta, (images,))
-
-
-def _run(module: nn.Module, tracer: Tracer) -> None:
-    parameter = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
-    images = torch.zeros(1, *tracer.size, device=parameter.device, dtype=_dtype(module))
-    try:
-        with tracer.following(images):
-            module(images)
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        channels, height, width = tracer.size
-        raise ConfigurationError(
-            f"input_size: at {tracer.place}, the network does not take images of {height}x{width} pixels and {channels} channels: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(floating, torch.get_default_dtype())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@dataclass
-class _Call:
-    """A module that is running."""
-
-    name: str
-    module: nn.Module
-    steps: list[tuple[str, list[Features], Step]] = field(default_factory=list)
-
-    @property
-    def is_leaf(self) -> bool:
-        return next(self.module.children(), None) is None
-
-
-class Tracer(TorchDispatchMode):
-    """Notes which module is running, follows each operation, and makes rows of them."""
-
-    def __init__(self, module: nn.Module, size: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.module, self.size = module, size
-        self.restart()
-
-    def restart(self) -> None:
-        self.layers: list[Layer] = []
-        self.outputs: list[tuple[str, Features]] = []
-        self.calls = [_Call("", self.module)]
-        self.seen: Any = WeakTensorKeyDictionary()
-        self.newest: list[Tensor] = []
-        self.uncounted = {id(p): p.numel() for p in self.module.parameters()}
-        self.owned = {
-            name: [id(parameter) for parameter in each.parameters(recurse=False)]
-            for name, each in self.module.named_modules()
-        }
-
-    @property
-    def place(self) -> str:
-        return self.calls[-1].name or type(self.module).__name__
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Notes which module is running."""
-        handles = []
-        for name, module in self.module.named_modules():
-            if name:
-                handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
-                handles.append(module.register_forward_hook(self._leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, name: str) -> Any:
-        return lambda module, _: self.calls.append(_Call(name, module))
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        call = self.calls.pop()
-        self._emit(call)
-        if isinstance(output, Tensor) and output in self.seen:
-            self.outputs.append((call.name, self.seen[output][0]))
-
-    @contextmanager
-    def following(self, images: Tensor) -> Iterator[None]:
-        """Follows the operations on images."""
-        self._note(images, image_features(images.shape))
-        with self:
-            yield
-        self._emit(self.calls[0])
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in self.newest:  # PyTorch counts changes in place only after the call below has returned
-            self.seen[tensor] = (self.seen[tensor][0], tensor._version)
-        arguments = _by_name(func, args, kwargs or {})
-        inputs = tree_map(self._features, arguments)
-        output = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        try:
-            step = follow(name, torch.Tag.pointwise in func.tags, inputs, _shape(output))
-        except ValueError as error:
-            raise ConfigurationError(f"{self.place}: the operation {name} {error}") from error
-        self._note(output, step.output)
-        self._took(name, features_in(inputs), step)
-        return output
-
-    def _features(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        features, version = self.seen.get(value, (None, 0))
-        if features is None:  # a parameter, a buffer
-            return Features(plain_layout(value.shape))
-        if value._version != version:
-            raise ConfigurationError(f"{self.place}: a tensor was changed in place through a view of it")
-        return features
-
-    def _note(self, output: Any, features: Any) -> None:
-        outputs = [output] if isinstance(output, Tensor) else output
-        features = [features] if isinstance(features, Features) else features
-        found = [(tensor, each) for tensor, each in zip(outputs or (), features, strict=True) if tensor is not None]
-        for tensor, each in found:
-            self.seen[tensor] = (each, tensor._version)
-        self.newest = [tensor for tensor, _ in found]
-
-    def _took(self, name: str, inputs: list[Features], step: Step) -> None:
-        inputs = [features for features in inputs if features.axes]
-        if not step.kind or not inputs:
-            return
-        call = self.calls[-1]
-        call.steps.append((name, inputs, step))
-        if not call.is_leaf:
-            self._emit(call)
-
-    def _emit(self, call: _Call) -> None:
-        """Makes rows of what a module did itself: one for a leaf such as a convolution, else one for each step."""
-        steps, call.steps = call.steps, []
-        windows = [step for _, _, step in steps if step.kind in ("conv", "pool", "linear")]
-        if call.is_leaf and steps and len(windows) <= 1 and all(step.kind != "merge" for _, _, step in steps):
-            (_, inputs, first), (_, _, last) = steps[0], steps[-1]
-            main = windows[0] if windows else first
-            step = replace(
-                main,
-                output=last.output,
-                stride=_pairwise(math.prod, [step.stride for _, _, step in steps]),
-                padding=_pairwise(sum, [step.padding for _, _, step in steps]),
-                note=" ".join(step.note for _, _, step in steps if step.note),
-            )
-            self._add(call, type(call.module).__name__, inputs, step)
-            return
-        for name, inputs, step in steps:
-            owns = any(key in self.uncounted for key in self.owned.get(call.name, ()))
-            if step.kind != "point" or owns:
-                own_type = step.kind in ("conv", "linear", "norm") and owns
-                self._add(call, type(call.module).__name__ if own_type else _plain(name), inputs, step)
-
-    def _add(self, call: _Call, kind: str, inputs: list[Features], step: Step) -> None:
-        outputs = (step.output,) if isinstance(step.output, Features) else step.output
-        output = next((features for features in outputs if features.axes), outputs[0])
-        field_out, sizes = _values(output, "receptive_field"), self.size[1:]
-        in_channels, out_channels = step.channels or (_channels(inputs[0]), _channels(output))
-        self.layers.append(
-            Layer(
-                layer=call.name or type(self.module).__name__,
-                type=kind,
-                kernel_size=step.kernel,
-                padding=step.padding,
-                stride=step.stride,
-                dilation=step.dilation,
-                groups=step.groups,
-                image_size_in=_sizes(inputs[0]),
-                image_size_out=_sizes(output),
-                jump_in=_values(inputs[0], "jump"),
-                jump_out=_values(output, "jump"),
-                receptive_field_in=_over(max, inputs, "receptive_field"),
-                receptive_field_out=field_out,
-                min_receptive_field_in=_over(min, inputs, "min_receptive_field"),
-                min_receptive_field_out=_values(output, "min_receptive_field"),
-                start=_values(output, "start"),
-                in_channels=in_channels,
-                out_channels=out_channels,
-                parameters=sum(self.uncounted.pop(key, 0) for key in self.owned.get(call.name, ())),
-                multiply_adds=step.macs,
-                exceeds_image=any(field > size for field, size in zip(field_out, sizes, strict=True)),
-                note=step.note,
-            )
-        )
-
-
-def _by_name(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operation, defaults filled in."""
-    schema = func._schema.arguments
-    values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    return values | {argument.name: value for argument, value in zip(schema, args, strict=False)} | dict(kwargs)
-
-
-def _shape(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return tuple(output.shape)
-    return [tuple(each.shape) if isinstance(each, Tensor) else () for each in output or ()]
-
-
-def _pairwise(combine: Any, pairs: Sequence[Pair]) -> Pair:
-    heights, widths = zip(*pairs, strict=True)
-    return combine(heights), combine(widths)
+def _layer(record: Record, size: Sequence[int]) -> Layer:
+    step, output = record.step, record.output
+    in_channels, out_channels = step.channels or (_channels(record.inputs[0]), _channels(output))
+    receptive_field = _values(output, "receptive_field")
+    return Layer(
+        layer=record.layer,
+        type=record.type,
+        kernel_size=step.kernel,
+        padding=step.padding,
+        stride=step.stride,
+        dilation=step.dilation,
+        groups=step.groups,
+        image_size_in=_sizes(record.inputs[0]),
+        image_size_out=_sizes(output),
+        jump_in=_values(record.inputs[0], "jump"),
+        jump_out=_values(output, "jump"),
+        receptive_field_in=_over(max, record.inputs, "receptive_field"),
+        receptive_field_out=receptive_field,
+        min_receptive_field_in=_over(min, record.inputs, "min_receptive_field"),
+        min_receptive_field_out=_values(output, "min_receptive_field"),
+        start=_values(output, "start"),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        parameters=record.parameters,
+        multiply_adds=step.macs,
+        exceeds_image=any(field > side for field, side in zip(receptive_field, size, strict=True)),
+        note=step.note,
+    )
 
 
 def _values(features: Features, name: str) -> tuple[float, float]:
@@ -385,7 +146,7 @@ def _values(features: Features, name: str) -> tuple[float, float]:
     return height, width
 
 
-def _over(choose: Any, inputs: Sequence[Features], name: str) -> tuple[float, float]:
+def _over(choose: Callable[[Iterable[float]], float], inputs: Sequence[Features], name: str) -> tuple[float, float]:
     heights, widths = zip(*(_values(features, name) for features in inputs), strict=True)
     return choose(heights), choose(widths)
 
@@ -398,9 +159,3 @@ def _sizes(features: Features) -> Pair:
 def _channels(features: Features) -> int:
     """Values for each unit of the image."""
     return math.prod(part.size for dimension in features.layout[1:] for part in dimension if not part.axis)
-
-
-def _plain(name: str) -> str:
-    """The name of an operation as a user of PyTorch knows it."""
-    name = name.strip("_").removesuffix("_with_indices").removesuffix("_nd").removeprefix("constant_")
-    return {"convolution": "conv", "mm": "matmul", "bmm": "matmul", "addmm": "linear"}.get(name, name)

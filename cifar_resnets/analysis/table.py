@@ -152,7 +152,9 @@ def _headings(wide: bool) -> list[str]:
 
 def _cells(layer: Layer, wide: bool) -> list[str]:
     step = pair(layer.stride)
-    kernel = "" if (window := pair(layer.kernel_size)) == step == "1" and not layer.multiply_adds else f"{window}/{step}"
+    kernel = (
+        "" if (window := pair(layer.kernel_size)) == step == "1" and not layer.multiply_adds else f"{window}/{step}"
+    )
     if layer.dilation != (1, 1):
         kernel += f" d{pair(layer.dilation)}"
     field = pair(layer.receptive_field_out, infinite="image")

@@ -96,8 +96,9 @@ class Shortcut(nn.Sequential):
 
     def shaped(self, x: Tensor) -> Tensor:
         """Return the block's input (n, in_channels, h, w) in the shape of the residual."""
-        shaped: Tensor = super().forward(x)
-        return shaped
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class Projection(Shortcut):
@@ -139,7 +140,8 @@ class ConstantScaling(Shortcut):
 class DropoutShortcut(Shortcut):
     """Dropout of one half on the shortcut.
 
-    Source: He et al. (2016), section 3.1, "Dropout shortcut".
+    Source: He et al. (2016), section 3.1, "Dropout shortcut". Departure: PyTorch doubles what dropout keeps,
+    so that in evaluation the shortcut is the identity and not half of it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:

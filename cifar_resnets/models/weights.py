@@ -1,5 +1,6 @@
 """Weights from files: checkpoints of ours, state dicts, and what the common public trainers for CIFAR write."""
 
+import codecs
 import os
 import pickle
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,15 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CLASSIFIERS = ("linear", "classifier", "fc")
 NUM_SHOWN = 8
+# An accuracy beside the weights is often a number of NumPy's: data, but to torch an object like any other.
+_scalar: Any = np.float64().__reduce__()[0]
+NUMPY_NUMBERS: list[Any] = [
+    _scalar,
+    (_scalar, "numpy.core.multiarray.scalar"),  # before NumPy 2
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")),
+    codecs.encode,
+]
 
 
 def load_weights(module: nn.Module, file: str | Path) -> None:
@@ -45,8 +56,8 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
             name is missing, unexpected, there twice, or of another shape. `num_batches_tracked` may be missing.
     """
     network = getattr(module, "network", module)
-    where, own = f"model.weights: {file}", network.state_dict()
-    state = _strip_prefixes(_find_state(read_file(file, "model.weights"), where), own)
+    where, own = f"weights: {file}", network.state_dict()
+    state = _strip_prefixes(_find_state(read_file(file, "weights"), where), own)
     state = _rename(_check_kind(state, where), own, _classifier_name(network), where)
     _check_names(state, own, where)
     _check_finite(state, own, where)
@@ -82,7 +93,8 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file  # comes with timm, but is no requirement of ours
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:

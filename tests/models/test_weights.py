@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -243,6 +244,12 @@ def test_torchvisions_resnet18_in_timms(tmp_path):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
 
 
+def test_an_accuracy_of_numpy_beside_the_weights(tmp_path):
+    source, network = timm.create_model("cifar_resnet20"), timm.create_model("cifar_resnet20")
+    load_weights(network, saved({"net": source.state_dict(), "acc": np.float64(93.1)}, tmp_path / "weights.pt"))
+    assert torch.equal(network.conv1.weight, source.conv1.weight)
+
+
 def test_the_classifier_is_found_by_its_own_name(tmp_path):
     network = timm.create_model("test_vit", num_classes=10)  # whose classifier is `head`
     state = renamed(timm.create_model("test_vit", num_classes=10).state_dict(), "head.", "fc.")
@@ -272,7 +279,7 @@ def refusal(module, path):
         load_weights(module, path)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     message = str(error.value)
-    assert message.startswith("model.weights: ") and "\n" not in message
+    assert message.startswith("weights: ") and "\n" not in message
     assert str(path) in message
     return message
 
@@ -521,5 +528,5 @@ def test_a_refusal_is_one_line_with_status_4(cli, recipe, tmp_path, content, cul
     result = cli("fit", *recipe, "--model.weights", "public.pth")
     assert (result.status, result.err.count("\n")) == (4, 1), result.err
     assert culprit in result.err
-    assert "model.weights: " in result.err
+    assert "weights: " in result.err
     assert not Path("logs").exists()

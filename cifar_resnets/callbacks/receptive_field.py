@@ -1,0 +1,53 @@
+"""Theoretical and effective receptive fields of the trained network, as a figure in TensorBoard."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from cifar_resnets.analysis.effective_field import plot_fields
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.errors import ConfigurationError
+
+
+class ReceptiveField(pl.Callback):
+    """Adds the figure `receptive_field` to TensorBoard at the end of a fit.
+
+    Args:
+        layers: names of the network's modules to show, for example `[layer1, layer3]`; its stages if not given.
+        num_images: validation images over which the effective field is averaged.
+
+    Raises:
+        ConfigurationError: for a number below 1; at the start of the fit, for a layer that the network does not have.
+    """
+
+    def __init__(self, layers: list[str] | None = None, num_images: int = 32) -> None:
+        if num_images < 1:
+            raise ConfigurationError(f"ReceptiveField.num_images: {num_images} is not allowed, give 1 or more")
+        self.layers = layers
+        self.num_images = num_images
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuses layers that are not there before anything is trained."""
+        assert isinstance(pl_module, ImageClassifier)
+        known = dict(pl_module.network.named_modules())
+        if unknown := [layer for layer in self.layers or () if layer not in known]:
+            raise ConfigurationError(f"ReceptiveField.layers: {pl_module.hparams['network']} has no {unknown}")
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the figure with the weights of the last step."""
+        assert isinstance(pl_module, ImageClassifier)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figure = plot_fields(pl_module.network, self._images(trainer, pl_module), self.layers)
+                logger.experiment.add_figure("receptive_field", figure, trainer.global_step)
+
+    def _images(self, trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageDataModule)
+        images: Tensor = next(iter(data.val_dataloader()))[0][: self.num_images]
+        return images.to(module.device)
