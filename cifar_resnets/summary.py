@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import sys
 import warnings
 from pathlib import Path
@@ -48,7 +49,10 @@ def run(args: list[str]) -> None:
     if options.weights:
         load_weights(module, options.weights)
     summary = summarize(module, size)
-    measurements = verify(module, size) if options.verify else None
+    measurements = None
+    if options.verify:
+        with Console(stderr=True).status("measuring the fields"):  # shown on a terminal only
+            measurements = verify(module, size)
     print_summary(summary, options.format, _console(), measurements)
     if options.plot:
         _plot(module, summary.input_size, options)
@@ -120,12 +124,15 @@ def _arguments(text: str) -> dict[str, Any]:
 def _torchvision_names() -> list[str]:
     import torchvision  # a second of import that timm's networks need not pay
 
-    return list(torchvision.models.list_models(module=torchvision.models))
+    return list(torchvision.models.list_models())
 
 
 def _torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
     import torchvision
 
+    # segmentation networks would otherwise download weights for their backbone
+    if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        arguments = {"weights_backbone": None, **arguments}
     module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
     return module
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["effective_field", "effective_size", "plot_fields", "stage_names"]
+__all__ = ["effective_field", "effective_size", "follow_layers", "plot_fields", "stage_names"]
 
 THRESHOLD = 1 - 0.9545  # of the largest gradient, from which on a pixel counts
 
@@ -45,7 +45,8 @@ def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
         ConfigurationError: when there is no such layer, or its output is no tensor of features (n, c, h', w').
     """
     with torch.inference_mode(False), torch.enable_grad(), evaluating(module):
-        images = images.detach().clone().requires_grad_()
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
+        images = images.detach().to(dtype, copy=True).requires_grad_()
         with _output_of(module, layer) as outputs:
             module(images)
         if not outputs or not isinstance(outputs[-1], Tensor) or outputs[-1].ndim != 4:
@@ -70,6 +71,26 @@ def stage_names(module: nn.Module) -> list[str]:
     return [name for name, child in module.named_children() if isinstance(child, nn.Sequential)]
 
 
+def follow_layers(module: nn.Module, size: Sequence[int], layers: Sequence[str] | None = None) -> dict[str, Features]:
+    """What some layers see of an image, in theory.
+
+    Args:
+        module: a network.
+        size: channels, height and width of an image.
+        layers: names of modules that return features; the stages if not given.
+
+    Raises:
+        ConfigurationError: when there is no such layer, or the network cannot be followed.
+    """
+    outputs = dict(trace(module, size)[0].outputs)
+    names = list(layers or stage_names(module))
+    if unknown := [name for name in names if name not in outputs]:
+        raise ConfigurationError(f"layers: {name_of(module)} has no layer {', '.join(unknown)} that runs")
+    if not names:
+        raise ConfigurationError(f"layers: {name_of(module)} does not say which its stages are, name some layers")
+    return {name: outputs[name] for name in names}
+
+
 def plot_fields(module: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> Figure:
     """Draws the theoretical field of each layer's central unit over an image, and the effective one below.
 
@@ -83,18 +104,15 @@ def plot_fields(module: nn.Module, images: Tensor, layers: Sequence[str] | None 
     """
     from matplotlib.figure import Figure  # half a second of import
 
-    names = list(layers or stage_names(module))
-    followed = dict(trace(module, images.shape[1:])[0].outputs)
-    if unknown := [name for name in names if name not in followed] or ([] if names else ["none"]):
-        raise ConfigurationError(f"layers: the network has no layer {', '.join(unknown)} that runs, see the table")
-    figure = Figure(figsize=(2.4 * len(names) + 0.2, 5.6), layout="constrained", dpi=120)
+    followed = follow_layers(module, images.shape[1:], layers)
+    figure = Figure(figsize=(2.4 * len(followed) + 0.2, 5.6), layout="constrained", dpi=120)
     figure.suptitle(f"Receptive fields of {name_of(module)}", fontsize=11)
-    axes = figure.subplots(2, len(names), squeeze=False)
+    axes = figure.subplots(2, len(followed), squeeze=False)
     picture = _picture(images[0])
-    for column, name in enumerate(names):
+    for column, (name, features) in enumerate(followed.items()):
         field = effective_field(module, images, name)
-        _show(axes[0][column], picture, followed[name], f"{name}\n{_size(followed[name], picture)}")
-        _show(axes[1][column], field, followed[name], f"effective: {effective_size(field):.0f} pixels")
+        _show(axes[0][column], picture, features, f"{name}\n{_size(features, picture)}")
+        _show(axes[1][column], field, features, f"effective: {effective_size(field):.0f} pixels")
     return figure
 
 

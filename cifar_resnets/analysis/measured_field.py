@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cifar_resnets.analysis.fields import Axis
+from cifar_resnets.analysis.isolation import evaluating, exchanged
 from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features
-from cifar_resnets.analysis.tracing import InputSize, Tracer, evaluating, trace
+from cifar_resnets.analysis.tracing import InputSize, Tracer, trace
 from cifar_resnets.errors import ConfigurationError
 
 __all__ = ["Measurement", "verify"]
@@ -31,18 +32,8 @@ MAX_MEASURED = 200
 
 TRANSPARENT = {
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "gelu", "silu"),
-    *(
-        "silu_",
-        "mish",
-        "hardswish",
-        "hardswish_",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "sigmoid",
-        "sigmoid_",
-        "tanh",
-        "tanh_",
-    ),
+    *("silu_", "mish", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_"),
+    *("tanh", "tanh_"),
     *("hardtanh", "hardtanh_", "softplus", "softsign", "logsigmoid", "prelu", "rrelu", "softmax", "clamp", "clamp_"),
     *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "dropout", "dropout_"),
 }
@@ -200,20 +191,22 @@ def _measure(images: Tensor, output: Tensor, features: Features, name: str) -> _
 
 def _run_transparent(module: nn.Module, images: Tensor, layers: set[str]) -> dict[str, Tensor]:
     """The outputs of some layers of the network with positive weights and without nonlinearities."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    positive = {name: torch.rand(tensor.shape) + 0.5 for name, tensor in floating.items()}
     outputs: dict[str, Tensor] = {}
-    with evaluating(module), torch.random.fork_rng(devices=[]), _noting(module, layers, outputs), _Transparent():
+    with evaluating(module), _noting(module, layers, outputs):
         torch.manual_seed(0)
         try:
-            torch.func.functional_call(module, positive, (images,))
+            with exchanged(module, _positive), _Transparent():
+                module(images)
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             height, width = images.shape[2:]
             raise ConfigurationError(
                 f"--verify: the network cannot be run on an image of {height}x{width} pixels: {error}"
             ) from error
     return outputs
+
+
+def _positive(tensor: Tensor) -> Tensor:
+    return torch.rand(tensor.shape) + 0.5 if tensor.is_floating_point() else tensor.detach().cpu().clone()
 
 
 @contextlib.contextmanager
@@ -224,7 +217,7 @@ def _noting(module: nn.Module, layers: set[str], outputs: dict[str, Tensor]) -> 
         def even(_: nn.Module, inputs: Any, output: Any) -> Any:
             if not isinstance(output, Tensor) or not output.requires_grad:
                 return output
-            output = _Even.apply(output)  # type: ignore[no-untyped-call]
+            output = _Even.apply(output)
             if name in layers:
                 outputs[name] = output
             return output

@@ -97,7 +97,7 @@ def _csv(rows: Sequence[dict[str, str]]) -> str:
 def _markdown(rows: Sequence[dict[str, str]]) -> str:
     names = list(rows[0]) if rows else list(COLUMNS)
     rule = ["---" if name in ("layer", "type") else "---:" for name in names]
-    lines = [names, rule, *([row[name] for name in names] for row in rows)]
+    lines = [names, rule, *([row[name].replace("|", r"\|") for name in names] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -130,8 +130,9 @@ def _table(summary: Summary, wide: bool, measurements: Measurements) -> Table:
     channels, height, width = summary.input_size
     title = f"{summary.network}, images of {channels} x {height} x {width}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("layer", no_wrap=True, max_width=40 if wide else 20)
-    table.add_column("type", no_wrap=True, max_width=24 if wide else 11)
+    # where space is short, these two are cut, and no figure, because only columns that may wrap are made narrower
+    table.add_column("layer", overflow="ellipsis", max_width=40 if wide else 20)
+    table.add_column("type", overflow="ellipsis", max_width=24 if wide else 11)
     for heading in _headings(wide):
         table.add_column(heading, justify="right", no_wrap=True)
     if measurements is not None:

@@ -6,7 +6,7 @@ No list of architectures is needed, and control flow of any kind is no obstacle.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from cifar_resnets.analysis.isolation import Escapes, evaluating, exchanged
 from cifar_resnets.analysis.layout import Features, image_features, plain_layout
-from cifar_resnets.analysis.operations import Pair, Step, features_in, follow
+from cifar_resnets.analysis.operations import Pair, Step, by_name, common_name, features_in, follow, shapes_of
 from cifar_resnets.errors import ConfigurationError
 
 __all__ = ["InputSize", "Record", "Tracer", "evaluating", "name_of", "trace"]
@@ -59,16 +60,18 @@ def trace(module: nn.Module, input_size: InputSize) -> tuple[Tracer, list[str]]:
     """
     tracer = Tracer(module, full_size(module, input_size))
     notes = []
-    with evaluating(module), torch.inference_mode(False), torch.no_grad(), tracer.watching():
+    with torch.inference_mode(False), torch.no_grad(), tracer.watching():
         try:
-            _run_without_content(module, tracer)
+            with evaluating(module):
+                _run_without_content(module, tracer)
         except ConfigurationError:
             raise
         except Exception as error:  # whatever a network does that tensors without content cannot
             notes.append(f"followed on real tensors, because it cannot run without: {_first_line(error)}")
             tracer.restart()
-            _run(module, tracer)
-    return tracer, notes
+            with evaluating(module):
+                _run(module, tracer)
+    return tracer, notes + [f"{place}: goes on as for an image of zeros" for place in tracer.decisions]
 
 
 def full_size(module: nn.Module, input_size: InputSize) -> tuple[int, int, int]:
@@ -90,39 +93,25 @@ def name_of(module: nn.Module) -> str:
     return str(getattr(module, "pretrained_cfg", {}).get("architecture") or type(module).__name__)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Runs a network in evaluation mode, and restores the mode of each of its modules."""
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
-
-
 def _run_without_content(module: nn.Module, tracer: Tracer) -> None:
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
     images = torch.empty(1, *tracer.size, device="meta", dtype=_dtype(module))
-    with tracer.following(images):
-        torch.func.functional_call(module, meta, (images,))
+    with exchanged(module, lambda tensor: tensor.detach().to("meta")), tracer.following(images):
+        module(images)
 
 
 def _run(module: nn.Module, tracer: Tracer) -> None:
-    parameter = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
-    images = torch.zeros(1, *tracer.size, device=parameter.device, dtype=_dtype(module))
+    device = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0)).device
+    images = torch.zeros(1, *tracer.size, device=device, dtype=_dtype(module))
     try:
-        with tracer.following(images):
+        with exchanged(module, lambda tensor: tensor.detach().clone()), tracer.following(images):
             module(images)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         if isinstance(error, ConfigurationError):
             raise
         channels, height, width = tracer.size
         raise ConfigurationError(
-            f"input_size: at {tracer.place}, the network does not take images of {height}x{width} pixels and {channels} channels: "
-            f"{_first_line(error)}"
+            f"input_size: at {tracer.place}, the network does not take images of {height}x{width} pixels "
+            f"and {channels} channels: {_first_line(error)}"
         ) from error
 
 
@@ -148,15 +137,17 @@ class _Call:
         return next(self.module.children(), None) is None
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes which module is running, follows each operation, and makes rows of them."""
 
     def __init__(self, module: nn.Module, size: tuple[int, int, int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.module, self.size = module, size
         self.restart()
 
     def restart(self) -> None:
+        """Forgets what was followed."""
+        self.decisions: dict[str, None] = {}  # modules that branch by what they see, in order
         self.records: list[Record] = []
         self.outputs: list[tuple[str, Features]] = []
         self.calls = [_Call("", self.module)]
@@ -170,6 +161,7 @@ class Tracer(TorchDispatchMode):
 
     @property
     def place(self) -> str:
+        """The module that is running."""
         return self.calls[-1].name or type(self.module).__name__
 
     @contextmanager
@@ -199,31 +191,47 @@ class Tracer(TorchDispatchMode):
     def following(self, images: Tensor) -> Iterator[None]:
         """Follows the operations on images."""
         self._note(images, image_features(images.shape))
-        with self:
+        with Escapes(self._escaped), self:
             yield
         self._emit(self.calls[0])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in self.newest:  # PyTorch counts changes in place only after the call below has returned
             self.seen[tensor] = (self.seen[tensor][0], tensor._version)
-        arguments = _by_name(func, args, kwargs or {})
+        arguments = by_name(func, args, kwargs or {})
         inputs = tree_map(self._features, arguments)
         output = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if not isinstance(output, (Tensor, list, tuple)):
+            return self._told(name, args[0], output) if output is not None else output
         try:
-            step = follow(name, torch.Tag.pointwise in func.tags, inputs, _shape(output))
+            step = follow(name, torch.Tag.pointwise in func.tags, inputs, shapes_of(output))
         except ValueError as error:
             raise ConfigurationError(f"{self.place}: the operation {name} {error}") from error
         self._note(output, step.output)
         self._took(name, features_in(inputs), step)
         return output
 
+    def _told(self, name: str, value: Any, output: Any) -> Any:
+        """A value becomes a number outside of PyTorch: followed on if it only decides something."""
+        if isinstance(value, Tensor) and self._features(value).axes:
+            if name != "_local_scalar_dense" or value.dtype != torch.bool:
+                raise ConfigurationError(
+                    f"{self.place}: the operation {name} makes a number of what depends on the image"
+                )
+            self.decisions[self.place] = None
+        return output
+
+    def _escaped(self, tensor: Tensor, name: str) -> None:
+        if tensor in self.seen and self.seen[tensor][0].axes:
+            raise ConfigurationError(f"{self.place}: {name} gives access to values that cannot be followed")
+
     def _features(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        features, version = self.seen.get(value, (None, 0))
-        if features is None:  # a parameter, a buffer
-            return Features(plain_layout(value.shape))
+        if value not in self.seen:  # a parameter, a buffer
+            self.seen[value] = (Features(plain_layout(value.shape)), value._version)
+        features, version = self.seen[value]
         if value._version != version:
             raise ConfigurationError(f"{self.place}: a tensor was changed in place through a view of it")
         return features
@@ -265,32 +273,13 @@ class Tracer(TorchDispatchMode):
             owns = any(key in self.uncounted for key in self.owned.get(call.name, ()))
             if step.kind != "point" or owns:
                 own_type = step.kind in ("conv", "linear", "norm") and owns
-                self._add(call, type(call.module).__name__ if own_type else _plain(name), inputs, step)
+                self._add(call, type(call.module).__name__ if own_type else common_name(name), inputs, step)
 
     def _add(self, call: _Call, kind: str, inputs: list[Features], step: Step) -> None:
         parameters = sum(self.uncounted.pop(key, 0) for key in self.owned.get(call.name, ()))
         self.records.append(Record(call.name or type(self.module).__name__, kind, inputs, step, parameters))
 
 
-def _by_name(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operation, defaults filled in."""
-    schema = func._schema.arguments
-    values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    return values | {argument.name: value for argument, value in zip(schema, args, strict=False)} | dict(kwargs)
-
-
-def _shape(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return tuple(output.shape)
-    return [tuple(each.shape) if isinstance(each, Tensor) else () for each in output or ()]
-
-
 def _pairwise(combine: Any, pairs: Sequence[Pair]) -> Pair:
     heights, widths = zip(*pairs, strict=True)
     return combine(heights), combine(widths)
-
-
-def _plain(name: str) -> str:
-    """The name of an operation as a user of PyTorch knows it."""
-    name = name.strip("_").removesuffix("_with_indices").removesuffix("_nd").removeprefix("constant_")
-    return {"convolution": "conv", "mm": "matmul", "bmm": "matmul", "addmm": "linear"}.get(name, name)

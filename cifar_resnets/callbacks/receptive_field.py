@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from cifar_resnets.analysis.effective_field import plot_fields
+from cifar_resnets.analysis.effective_field import follow_layers, plot_fields
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 
 class ReceptiveField(pl.Callback):
@@ -31,23 +35,24 @@ class ReceptiveField(pl.Callback):
         self.num_images = num_images
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses layers that are not there before anything is trained."""
+        """Refuses what cannot be drawn before anything is trained."""
         assert isinstance(pl_module, ImageClassifier)
-        known = dict(pl_module.network.named_modules())
-        if unknown := [layer for layer in self.layers or () if layer not in known]:
-            raise ConfigurationError(f"ReceptiveField.layers: {pl_module.hparams['network']} has no {unknown}")
+        follow_layers(pl_module.network, self._images(trainer)[0].shape, self.layers)
+        if not any(isinstance(each, TensorBoardLogger) for each in trainer.loggers):
+            logger.warning("ReceptiveField: there is no TensorBoardLogger, so there will be no figure")
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the figure with the weights of the last step."""
         assert isinstance(pl_module, ImageClassifier)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = plot_fields(pl_module.network, self._images(trainer, pl_module), self.layers)
-                logger.experiment.add_figure("receptive_field", figure, trainer.global_step)
+        for each in trainer.loggers:
+            if isinstance(each, TensorBoardLogger):
+                images = self._images(trainer).to(pl_module.device)
+                figure = plot_fields(pl_module.network, images, self.layers)
+                each.experiment.add_figure("receptive_field", figure, trainer.global_step)
 
-    def _images(self, trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
+    def _images(self, trainer: pl.Trainer) -> Tensor:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         images: Tensor = next(iter(data.val_dataloader()))[0][: self.num_images]
-        return images.to(module.device)
+        return images

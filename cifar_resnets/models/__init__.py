@@ -26,6 +26,8 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f", did you mean {' or '.join(near)}?" if near else ""
         raise ConfigurationError(f"model.network: {name!r} is not in timm's registry{hint}")
+    if "num_classes" in (network_args or {}):
+        raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")
     try:
         return timm.create_model(name, num_classes=num_classes, **(network_args or {}))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -206,7 +206,9 @@ def _register(name: str) -> None:
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         arguments = ARCHITECTURES[name] | kwargs
-        return build_network(ResidualNetwork, name, pretrained, num_stages=len(arguments["depths"]), **arguments)
+        if not isinstance(depths := arguments["depths"], Sequence):
+            raise ConfigurationError(f"depths={depths!r} must have one entry for each stage")
+        return build_network(ResidualNetwork, name, pretrained, num_stages=len(depths), **arguments)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"Build {name} as in `ARCHITECTURES`, with the caller's keywords in place of the table's."

@@ -217,7 +217,7 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int,
     Raises:
         ConfigurationError: If `option` is unknown.
     """
-    if option not in SHORTCUTS:
+    if not isinstance(option, str) or option not in SHORTCUTS:
         allowed = ", ".join(f"{name!r} ({meaning})" for name, (_, meaning) in SHORTCUTS.items())
         raise ConfigurationError(f"shortcut={option!r} is unknown: use {allowed}")
     shape = (in_channels, out_channels, stride)
