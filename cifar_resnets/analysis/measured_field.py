@@ -27,8 +27,10 @@ from cifar_resnets.errors import ConfigurationError
 
 __all__ = ["Measurement", "verify"]
 
-# In a deeper network, so many layers are measured, evenly spaced: each takes a pass back through all before it.
-MAX_MEASURED = 200
+# Each layer takes a pass back through all before it. Where all together would take longer than so many multiply-adds,
+# a few minutes, fewer layers are measured, evenly spaced.
+BUDGET = 5e12
+MIN_MEASURED = 20
 
 TRANSPARENT = {
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "gelu", "silu"),
@@ -103,7 +105,9 @@ def _along(module: nn.Module, input_size: InputSize, name: str) -> dict[str, _On
     """Measures along one axis, on an image that is long in its direction and thin in the other."""
     tracer = _on_a_strip(module, input_size, name)
     followed = dict(tracer.outputs)  # of a module that is called several times, the last call
-    chosen = _spread([layer for layer in _rows(tracer, followed, name) if _acts(module, layer)])
+    cost = sum(record.step.macs for record in tracer.records)
+    count = max(MIN_MEASURED, int(BUDGET / max(1, cost)))
+    chosen = _spread([layer for layer in _rows(tracer, followed, name) if _acts(module, layer)], count)
     found = {}
     with torch.inference_mode(False), torch.enable_grad():
         images = torch.ones(1, *tracer.size, requires_grad=True)
@@ -123,7 +127,8 @@ def _on_a_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
     # networks that halve often, or that scale up again, want whole multiples
     thin = max(16, math.ceil(apart))
     long = thin * math.ceil((max(_end(axis) for axis in moving) + 2 * apart) / thin)
-    sizes = [(long, thin), (long, width)] if name == HEIGHT else [(thin, long), (height, long)]
+    thins = [thin, 2 * thin, 4 * thin, width if name == HEIGHT else height]
+    sizes = [(long, each) if name == HEIGHT else (each, long) for each in thins]
     for size in sizes:
         with contextlib.suppress(ConfigurationError):  # too thin for its windows, or of a fixed size
             return trace(module, (channels, *size))[0]
@@ -168,11 +173,11 @@ def _acts(module: nn.Module, layer: str) -> bool:
     )
 
 
-def _spread(layers: Sequence[str]) -> list[str]:
-    if len(layers) <= MAX_MEASURED:
+def _spread(layers: Sequence[str], count: int) -> list[str]:
+    """So many layers, the first and the last among them."""
+    if len(layers) <= count:
         return list(layers)
-    last = len(layers) - 1
-    return [layers[round(index * last / (MAX_MEASURED - 1))] for index in range(MAX_MEASURED)]
+    return [layers[round(index * (len(layers) - 1) / (count - 1))] for index in range(count)]
 
 
 def _measure(images: Tensor, output: Tensor, features: Features, name: str) -> _OneAxis:

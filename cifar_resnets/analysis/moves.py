@@ -183,7 +183,17 @@ def _from_the_front(index: int, size: int) -> int:
     return index + size if index < 0 else index
 
 
+def _restrided(arguments: Mapping[str, Any], shape: Shape) -> Step:
+    """What PyTorch does to the 1x1 maps of a global pooling; more is another order of the elements."""
+    features: Features = arguments["self"]
+    longer = [(size, stride) for size, stride in zip(shape, arguments["stride"], strict=True) if size > 1]
+    if shape != features.shape or len(longer) > 1 or any(stride != 1 for _, stride in longer):
+        raise ValueError("puts elements into another order")
+    return Step(features)
+
+
 MOVES: Rules = {
+    "as_strided_": _restrided,
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
     "permute": _permute,
     **dict.fromkeys(("transpose", "t", "transpose_", "t_"), _transpose),

@@ -130,19 +130,24 @@ def _table(summary: Summary, wide: bool, measurements: Measurements) -> Table:
     channels, height, width = summary.input_size
     title = f"{summary.network}, images of {channels} x {height} x {width}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
-    # where space is short, these two are cut, and no figure, because only columns that may wrap are made narrower
-    table.add_column("layer", overflow="ellipsis", max_width=40 if wide else 20)
+    # where space is short, only these two are cut: all others must not wrap
+    table.add_column("layer", overflow="ellipsis")
     table.add_column("type", overflow="ellipsis", max_width=24 if wide else 11)
     for heading in _headings(wide):
         table.add_column(heading, justify="right", no_wrap=True)
     if measurements is not None:
         table.add_column("measured", justify="right", no_wrap=True)
     for layer, measurement in zip(summary.layers, measured_rows(summary, measurements), strict=True):
-        cells = [layer.layer, layer.type, *_cells(layer, wide)]
+        cells = [_ending(layer.layer, 40 if wide else 14 if measurements else 20), layer.type, *_cells(layer, wide)]
         if measurements is not None:
             cells.append(measured_text(measurement))
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _ending(name: str, length: int) -> str:
+    """The end of a name, which tells layers apart, where it is too long."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
 def _headings(wide: bool) -> list[str]:

@@ -58,6 +58,10 @@ def trace(module: nn.Module, input_size: InputSize) -> tuple[Tracer, list[str]]:
     Raises:
         ConfigurationError: see `summarize`.
     """
+    if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
+        raise ConfigurationError(
+            f"{name_of(module)}: TorchScript cannot be followed, give the network it was made from"
+        )
     tracer = Tracer(module, full_size(module, input_size))
     notes = []
     with torch.inference_mode(False), torch.no_grad(), tracer.watching():
@@ -105,9 +109,9 @@ def _run(module: nn.Module, tracer: Tracer) -> None:
     try:
         with exchanged(module, lambda tensor: tensor.detach().clone()), tracer.following(images):
             module(images)
+    except ConfigurationError:
+        raise
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
         channels, height, width = tracer.size
         raise ConfigurationError(
             f"input_size: at {tracer.place}, the network does not take images of {height}x{width} pixels "

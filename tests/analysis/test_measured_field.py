@@ -1,5 +1,6 @@
 """`verify` agrees with theory in every layer of many networks, and does not where the theory is made wrong."""
 
+import itertools
 import math
 
 import pytest
@@ -132,7 +133,8 @@ def test_agreement_is_of_both_ends_and_both_axes():
 
 
 def test_deep_networks_are_measured_on_so_many_layers(monkeypatch):
-    monkeypatch.setattr(measured_field, "MAX_MEASURED", 12)
+    monkeypatch.setattr(measured_field, "BUDGET", 1)
+    monkeypatch.setattr(measured_field, "MIN_MEASURED", 12)
     network = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(40)))
     measurements = verify(network, 16)
     check(measurements, 12)
@@ -140,12 +142,14 @@ def test_deep_networks_are_measured_on_so_many_layers(monkeypatch):
     assert {"0", "39"} <= set(measurements)
 
 
-def test_networks_deeper_than_200_layers():
+def test_evenly_spaced_layers():
     names = [str(index) for index in range(1201)]
-    spread = measured_field._spread(names)
-    assert len(set(spread)) == measured_field.MAX_MEASURED == 200
+    spread = measured_field._spread(names, 200)
+    assert len(set(spread)) == 200
     assert (spread[0], spread[-1]) == ("0", "1200")
-    assert measured_field._spread(names[:200]) == names[:200]
+    gaps = {int(after) - int(before) for before, after in itertools.pairwise(spread)}
+    assert gaps == {6, 7}
+    assert measured_field._spread(names[:200], 200) == names[:200]
 
 
 def test_a_layer_that_is_called_twice_is_measured_the_last_time():

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from oracle import Fn, check_axis, followed_axis, seen_pixels
 from torch import nn
 
+from cifar_resnets.analysis.layout import Features, Part
+from cifar_resnets.analysis.moves import MOVES as RULES
 from cifar_resnets.analysis.receptive_field import summarize
 from cifar_resnets.errors import ConfigurationError
 
@@ -107,3 +109,11 @@ def test_pads_of_convolutions_are_found_again():
     network = nn.Conv2d(4, 4, 3, padding=1)
     assert seen_pixels(network, SIZE, 0)[0].nonzero().flatten().tolist() == [0, 1]
     assert followed_axis(network, SIZE, 0).at(0)[:2] == (-1, 1)
+
+
+def test_strides_of_a_single_unit_are_no_move():
+    pooled = Features(((), (Part(8),), (), ()), {})
+    arguments = {"self": pooled, "size": (1, 8, 1, 1), "stride": (8, 1, 8, 8)}
+    assert RULES["as_strided_"](arguments, (1, 8, 1, 1)).output is pooled
+    with pytest.raises(ValueError, match="another order"):
+        RULES["as_strided_"]({**arguments, "stride": (8, 2, 1, 1)}, (1, 8, 1, 1))

@@ -8,6 +8,7 @@ import torch
 from oracle import Fn
 from torch import nn
 
+import cifar_resnets.models  # noqa: F401  registers the networks
 from cifar_resnets.analysis.tracing import full_size, name_of, trace
 from cifar_resnets.errors import ConfigurationError
 
@@ -81,3 +82,8 @@ def test_values_of_the_image_may_not(look):
     network = Fn(lambda m, x: m.conv(x) * (1 if look(x) else 2), conv=nn.Conv2d(3, 4, 3))
     with pytest.raises(ConfigurationError, match="Fn: "):
         trace(network, 16)
+
+
+def test_torchscript_is_refused():
+    with pytest.raises(ConfigurationError, match="TorchScript"):
+        trace(torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)), 8)
