@@ -106,7 +106,7 @@ def summarize(module: nn.Module, input_size: InputSize = 32) -> Summary:
     layers = [_layer(record, tracer.size[1:]) for record in tracer.records]
     parameters = sum(parameter.numel() for parameter in module.parameters())
     if unused := parameters - sum(layer.parameters for layer in layers):
-        notes.append(f"{unused:,} parameters belong to modules that were not called")
+        notes.append(f"{unused:,} parameters stand in no row: not called, or only looked up")
     notes += [f"{layer.layer}: {layer.note}" for layer in layers if layer.note]
     return Summary(name_of(module), tracer.size, layers, parameters, notes)
 

@@ -171,7 +171,7 @@ def test_unused_parameters_are_noted():
     network = Fn(lambda m, x: m.used(x), used=nn.Conv2d(3, 4, 1), unused=nn.Linear(10, 10))
     summary = summarize(network, 16)
     assert summary.parameters == 126
-    assert summary.notes == ["110 parameters belong to modules that were not called"]
+    assert summary.notes == ["110 parameters stand in no row: not called, or only looked up"]
 
 
 # The path that sees least.
