@@ -14,6 +14,20 @@ import numpy as np
 from PIL import Image
 
 
+# the smallest run: one stage of one block, few images, one epoch
+TINY = """
+name: tiny
+model:
+  network: cifar_resnet20
+  network_args: {depths: [1], widths: [8], stem_width: 8}
+  lr: 0.05
+data:
+  class_path: Digits
+  init_args: {batch_size: 40, num_train: 200}
+trainer: {accelerator: cpu, max_epochs: 1}
+"""
+
+
 @dataclass
 class Result:
     status: int

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torchvision
 import yaml
 from safetensors.torch import save_file
-from support import read_json
+from support import TINY, read_json
 from torch import nn
 
 from cifar_resnets.classifier import ImageClassifier
@@ -441,23 +441,12 @@ def test_without_safetensors(tmp_path, monkeypatch):
 
 # On the command line.
 
-RECIPE = """
-name: tiny
-model:
-  network: cifar_resnet20
-  network_args: {depths: [1], widths: [8], stem_width: 8}
-  lr: 0.05
-data:
-  class_path: Digits
-  init_args: {batch_size: 40, num_train: 200}
-trainer: {accelerator: cpu, max_epochs: 1}
-"""
 RUN = Path("logs/tiny/version_0")
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "tiny.yaml").write_text(TINY)
     return ["-c", "tiny.yaml"]
 
 
