@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-
 # the smallest run: one stage of one block, few images, one epoch
 TINY = """
 name: tiny
