@@ -50,12 +50,14 @@ class Measurement:
         theory: first and last pixel by `receptive_field`, for height and width; infinite for the whole image.
         measured: the same by gradient.
         size: pixels of the image on which it was measured, for height and width.
+        left_over: pixels at the image's end that strides may pass over, for height and width.
     """
 
     layer: str
     theory: tuple[tuple[float, float], tuple[float, float]]
     measured: tuple[tuple[int, int], tuple[int, int]]
     size: tuple[int, int]
+    left_over: tuple[int, int] = (0, 0)
 
     @property
     def field(self) -> tuple[int, int]:
@@ -66,8 +68,14 @@ class Measurement:
     @property
     def agrees(self) -> bool:
         """Whether both ends are the same along both axes; the image's border where the theory reaches beyond it."""
-        pairs = zip(self.theory, self.measured, self.size, strict=True)
-        return all((max(0, low), min(size - 1, high)) == measured for (low, high), measured, size in pairs)
+        axes = zip(self.theory, self.measured, self.size, self.left_over, strict=True)
+        return all(_agree(*axis) for axis in axes)
+
+
+def _agree(theory: tuple[float, float], measured: tuple[int, int], size: int, left_over: int) -> bool:
+    (low, high), (first, last) = theory, measured
+    end = last == high if high < size else size - left_over <= last + 1 <= size
+    return first == max(0, low) and end
 
 
 def verify(module: nn.Module, input_size: InputSize = 32) -> dict[str, Measurement]:
@@ -93,11 +101,16 @@ class _OneAxis:
     theory: tuple[float, float]
     measured: tuple[int, int]
     size: int
+    left_over: int
 
 
 def _both(layer: str, height: _OneAxis, width: _OneAxis) -> Measurement:
     return Measurement(
-        layer, (height.theory, width.theory), (height.measured, width.measured), (height.size, width.size)
+        layer,
+        (height.theory, width.theory),
+        (height.measured, width.measured),
+        (height.size, width.size),
+        (height.left_over, width.left_over),
     )
 
 
@@ -124,9 +137,9 @@ def _on_a_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
     fields = [features.axes[name] for _, features in tracer.outputs if name in features.axes]
     apart = max(axis.jump for axis in fields)
     moving = [axis for axis in fields if axis.size > 1 and not axis.sees_all] or fields
-    # networks that halve often, or that scale up again, want whole multiples
-    thin = max(16, math.ceil(apart))
-    long = thin * math.ceil((max(_end(axis) for axis in moving) + 2 * apart) / thin)
+    # whole multiples for networks that halve often, and the remainder that the network's strides go up in
+    thin, side = max(16, math.ceil(apart)), height if name == HEIGHT else width
+    long = side % thin + thin * math.ceil((max(_end(axis) for axis in moving) + 2 * apart) / thin)
     thins = [thin, 2 * thin, 4 * thin, width if name == HEIGHT else height]
     sizes = [(long, each) if name == HEIGHT else (each, long) for each in thins]
     for size in sizes:
@@ -191,7 +204,7 @@ def _measure(images: Tensor, output: Tensor, features: Features, name: str) -> _
     along = 2 if name == HEIGHT else 3
     seen = gradient.ne(0).movedim(along, 0).flatten(1).any(1).nonzero().flatten()
     first, last = (int(seen[0]), int(seen[-1])) if len(seen) else (-1, -1)
-    return _OneAxis((field.low, field.high), (first, last), images.shape[along])
+    return _OneAxis((field.low, field.high), (first, last), images.shape[along], math.ceil(axis.jump) - 1)
 
 
 def _run_transparent(module: nn.Module, images: Tensor, layers: set[str]) -> dict[str, Tensor]:

@@ -68,8 +68,8 @@ def measured_text(measurement: Measurement | None) -> str:
     """The measured field and whether it agrees; empty for activations, norms and what was not measured."""
     if measurement is None:
         return ""
-    fields = zip(measurement.field, measurement.size, strict=True)
-    texts = ["all" if field == size else str(field) for field, size in fields]
+    axes = zip(measurement.field, measurement.theory, measurement.size, strict=True)
+    texts = ["all" if low < 0 and high >= size else str(field) for field, (low, high), size in axes]
     field = texts[0] if len(set(texts)) == 1 else "x".join(texts)
     return f"{field} {'ok' if measurement.agrees else 'WRONG'}"
 

@@ -132,6 +132,17 @@ def test_agreement_is_of_both_ends_and_both_axes():
     assert Measurement("", (infinite, infinite), ((0, 19), (0, 9)), (20, 10)).agrees
 
 
+def test_strides_may_pass_over_the_image_s_end():
+    beyond = ((-3, 30.0), (-3, 30.0))
+    assert Measurement("", beyond, ((0, 18), (0, 19)), (20, 20), left_over=(1, 0)).agrees
+    assert not Measurement("", beyond, ((0, 17), (0, 19)), (20, 20), left_over=(1, 0)).agrees
+    assert not Measurement("", beyond, ((1, 19), (0, 19)), (20, 20), left_over=(1, 0)).agrees
+    assert not Measurement("", ((0, 9), (0, 9)), ((0, 8), (0, 9)), (20, 20), left_over=(1, 1)).agrees
+    # the last of 36 pixels is no longer seen after a stride of 2 without padding
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1))
+    check(verify(network, 20), 2)
+
+
 def test_deep_networks_are_measured_on_so_many_layers(monkeypatch):
     monkeypatch.setattr(measured_field, "BUDGET", 1)
     monkeypatch.setattr(measured_field, "MIN_MEASURED", 12)
