@@ -79,13 +79,19 @@ class CustomResNet(TimmNetwork):
     stage returns (4 by 4 pixels for images of 32 by 32).
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "max"
+    ) -> None:
         """Build the network.
 
         Args:
             num_classes: Length of the logits; 0 makes the network return its pooled features.
             in_chans: Channels of the images.
             drop_rate: Probability of the dropout before the classifier.
+            global_pool: "max", "avg", or "" for none, which needs num_classes=0.
+
+        Raises:
+            ConfigurationError: If an argument does not make sense.
         """
         super().__init__()
         self.in_chans = in_chans
@@ -100,7 +106,7 @@ class CustomResNet(TimmNetwork):
             {"num_chs": 256, "reduction": 4, "module": "layer2"},
             {"num_chs": 512, "reduction": 8, "module": "layer3"},
         ]
-        self.add_head(nn.AdaptiveMaxPool2d(1), 512, num_classes, drop_rate, bias=False)
+        self.add_head(global_pool, 512, num_classes, drop_rate, bias=False)
         self.apply(init_he)
 
     def forward_features(self, images: Tensor) -> Tensor:

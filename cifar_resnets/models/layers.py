@@ -97,6 +97,14 @@ def init_he(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+# timm's names; without pooling, a network without classifier returns its features with height and width.
+POOLS: dict[str, Callable[[], nn.Module]] = {
+    "avg": lambda: nn.AdaptiveAvgPool2d(1),
+    "max": lambda: nn.AdaptiveMaxPool2d(1),
+    "": nn.Identity,
+}
+
+
 class TimmNetwork(nn.Module, ABC):
     """The interface that timm expects of a network, given `forward_features` and a head.
 
@@ -107,6 +115,7 @@ class TimmNetwork(nn.Module, ABC):
         num_classes: Length of the logits; 0 without a classifier.
         in_chans: Channels of the images.
         num_features: Channels that `forward_features` returns.
+        pool_type: Name of the global pooling in `POOLS`.
         drop_rate: Probability of the dropout before the classifier.
         feature_info: For each stage its channels, its reduction (pixels of the image a pixel of the
             features stands for, along one side) and its module's name.
@@ -116,47 +125,51 @@ class TimmNetwork(nn.Module, ABC):
     in_chans: int
     num_features: int
     head_hidden_size: int
+    pool_type: str
     drop_rate: float
     feature_info: list[dict[str, Any]]
 
     def add_head(
-        self, global_pool: nn.Module, num_features: int, num_classes: int, drop_rate: float, bias: bool = True
+        self, global_pool: str, num_features: int, num_classes: int, drop_rate: float, bias: bool = True
     ) -> None:
         """Append pooling, dropout and classifier.
 
         Args:
-            global_pool: Module from (n, num_features, h, w) to (n, num_features, 1, 1).
+            global_pool: A name in `POOLS`.
             num_features: Channels that `forward_features` returns.
             num_classes: Length of the logits; 0 for no classifier.
             drop_rate: Probability with which a pooled feature is zeroed in training.
             bias: Whether the classifier has a bias.
 
         Raises:
-            ConfigurationError: If `num_classes` is negative.
+            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or at odds with it.
             ValueError: If `drop_rate` is no probability.
         """
         self.num_features = self.head_hidden_size = num_features
         self.drop_rate = drop_rate
         self.head_bias = bias
-        self.global_pool = global_pool
+        self.global_pool: nn.Module = nn.Identity()  # registered here, chosen below
         self.head_drop = nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier: a linear layer, or an identity if there are no classes."""
         return self.fc
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one.
 
         Args:
             num_classes: Length of the logits; 0 makes the network return its pooled features.
+            global_pool: Another pooling, a name in `POOLS`; the same if not given.
 
         Raises:
-            ConfigurationError: If `num_classes` is negative.
+            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or at odds with it.
         """
-        if num_classes < 0:
-            raise ConfigurationError(f"num_classes={num_classes} is negative: use 0 for pooled features, or more")
+        pool = self.pool_type if global_pool is None else global_pool
+        _check_head(num_classes, pool)
+        if global_pool is not None:
+            self.pool_type, self.global_pool = pool, POOLS[pool]()
         self.num_classes = num_classes
         # The network may have moved or changed its precision since it was built.
         placement = next(self.parameters())
@@ -183,9 +196,11 @@ class TimmNetwork(nn.Module, ABC):
             pre_logits: Stop before the classifier.
 
         Returns:
-            Logits (n, num_classes), or pooled features (n, num_features).
+            Logits (n, num_classes), or pooled features (n, num_features); (n, num_features, h', w') unpooled.
         """
-        pooled: Tensor = self.global_pool(features).flatten(1)  # (n, 64, 8, 8) -> (n, 64)
+        pooled: Tensor = self.global_pool(features)  # (n, 64, 8, 8) -> (n, 64, 1, 1)
+        if self.pool_type:
+            pooled = pooled.flatten(1)  # (n, 64)
         pooled = self.head_drop(pooled)  # (n, 64)
         if pre_logits:
             return pooled
@@ -202,6 +217,17 @@ class TimmNetwork(nn.Module, ABC):
             Logits (n, num_classes), or pooled features (n, num_features) if there are no classes.
         """
         return self.forward_head(self.forward_features(images))
+
+
+def _check_head(num_classes: int, pool: str) -> None:
+    if pool not in POOLS:
+        raise ConfigurationError(f"global_pool={pool!r} is unknown: use {', '.join(map(repr, POOLS))}")
+    if num_classes < 0:
+        raise ConfigurationError(f"num_classes={num_classes} is negative: use 0 for pooled features, or more")
+    if num_classes and not pool:
+        raise ConfigurationError(
+            f"global_pool='' leaves nothing to classify: use it with num_classes=0, not {num_classes}"
+        )
 
 
 def cifar_cfg() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class ResidualNetwork(TimmNetwork):
         num_classes: int = 10,
         in_chans: int = 3,
         drop_rate: float = 0.0,
+        global_pool: str = "avg",
     ) -> None:
         """Build the network.
 
@@ -61,6 +62,7 @@ class ResidualNetwork(TimmNetwork):
             num_classes: Length of the logits; 0 makes the network return its pooled features.
             in_chans: Channels of the images.
             drop_rate: Probability of the dropout before the classifier.
+            global_pool: "avg", "max", or "" for none, which needs num_classes=0.
 
         Raises:
             ConfigurationError: If an argument does not make sense.
@@ -93,7 +95,7 @@ class ResidualNetwork(TimmNetwork):
             self.add_norm(in_channels)
             self.feature_info[-1]["module"] = "act1"  # what the head sees
         self.trunk = [name for name, _ in self.named_children()]
-        self.add_head(nn.AdaptiveAvgPool2d(1), in_channels, num_classes, drop_rate)
+        self.add_head(global_pool, in_channels, num_classes, drop_rate)
         self.apply(init_he)
 
     def add_stem(self, stem: str, width: int) -> None:

@@ -218,6 +218,27 @@ def test_reset_classifier(name):
         network.reset_classifier(-1)
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_preact_resnet110", "cifar_custom_resnet"])
+def test_global_pool(name):
+    images = torch.randn(2, 3, 16, 16)
+    network = timm.create_model(name, num_classes=0, global_pool="").eval()
+    with torch.no_grad():
+        features = network.forward_features(images)
+        assert torch.equal(network(images), features) and features.ndim == 4
+        for pool, reduce in (("avg", lambda x: x.mean((2, 3))), ("max", lambda x: x.amax((2, 3)))):
+            network.reset_classifier(7, global_pool=pool)
+            torch.testing.assert_close(network.forward_head(features, pre_logits=True), reduce(features))
+            assert network(images).shape == (2, 7)
+            network.reset_classifier(0)  # the pooling stays
+            torch.testing.assert_close(network(images), reduce(features))
+    for arguments in ({"num_classes": 10, "global_pool": ""}, {"num_classes": 0, "global_pool": "mean"}):
+        with pytest.raises(ConfigurationError, match="global_pool="):
+            network.reset_classifier(**arguments)
+        torch.testing.assert_close(network(images), features.amax((2, 3)))
+        with pytest.raises(ConfigurationError, match="global_pool="):
+            timm.create_model(name, **arguments)
+
+
 @pytest.mark.parametrize("name", QUICK_NAMES)
 def test_features_only_returns_the_stages(name):
     whole = shared_network(name).eval()
