@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images, class by class",
     "predict": "write a checkpoint's predictions for the test images",
+    "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
 }
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
@@ -80,6 +81,10 @@ def _runner(command: str) -> Callable[[list[str]], None]:
         from cifar_resnets.summary import run as run_summary
 
         return run_summary
+    if command == "find-lr":
+        from cifar_resnets.find_lr import run as run_find_lr
+
+        return run_find_lr
     from cifar_resnets.cli import run
 
     return run

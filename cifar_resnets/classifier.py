@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from cifar_resnets.metrics import Evaluation, EvaluationMetrics
 from cifar_resnets.models import create_network
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.optimizers import build_optimizer
+from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, Schedule
 
 _require = functools.partial(require, "model")
@@ -70,7 +72,7 @@ class ImageClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
-        _require(lr > 0, "lr", lr, "a number above 0")
+        _require(0 < lr < math.inf, "lr", lr, "a number above 0")
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
         self.class_names = list(class_names)
         self.network = create_network(network, len(self.class_names), network_args)
@@ -135,11 +137,13 @@ class ImageClassifier(pl.LightningModule):
     # Training.
 
     def on_train_start(self) -> None:
-        """Refuses to resume a cycle that was planned for a run of another length, on which torch stops in the end.
+        """Refuses a cycle without its initial rate, and to resume one that was planned for a run of another length.
 
         Raises:
-            ConfigurationError: when the lengths differ.
+            ConfigurationError: when the rate was not found, or the lengths differ, on which torch stops in the end.
         """
+        if self.wants_lr_min and not getattr(self.trainer, "fast_dev_run", False):
+            raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
         planned, (total, _) = getattr(self.lr_schedulers(), "total_steps", None), run_length(self.trainer)
         if planned not in (None, total):
             raise ConfigurationError(
@@ -229,10 +233,10 @@ class ImageClassifier(pl.LightningModule):
 
     # Optimisation.
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, with the schedule stepped after each of its steps."""
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer at the base rate `lr`, before any step. A subclass may give its groups rates of their own."""
         hparams = self.hparams
-        optimizer = build_optimizer(
+        return build_optimizer(
             self.network,
             hparams["optimizer"],
             hparams["lr"],
@@ -240,9 +244,30 @@ class ImageClassifier(pl.LightningModule):
             hparams["decay_norm_and_bias"],
             hparams["optimizer_args"],
         )
+
+    def set_rates(self, lr: float, lr_min: float | None = None) -> None:
+        """Takes rates that were found, as if they had been given: they count when the optimizer is configured next.
+
+        Args:
+            lr: base rate of the schedule, or the peak of a one-cycle.
+            lr_min: what takes the place of `lr_min: found` in a one-cycle; its `div_factor` if not given.
+        """
+        self.hparams["lr"] = lr
+        if self.wants_lr_min:
+            self.schedule = dataclasses.replace(self.schedule, lr_min=lr_min)  # type: ignore[type-var]  # a dataclass
+            self.hparams["schedule"] = self.schedule.to_config()
+
+    @property
+    def wants_lr_min(self) -> bool:
+        """Whether the schedule's initial rate is still to be found."""
+        return getattr(self.schedule, "lr_min", None) == "found"
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with the schedule stepped after each of its steps."""
+        optimizer = self.new_optimizer()
         # a dry run is shorter than any warm-up
         schedule = Constant() if getattr(self.trainer, "fast_dev_run", False) else self.schedule
-        scheduler = schedule.build(optimizer, *run_length(self.trainer))
+        scheduler = schedule.build(optimizer, *run_length(self.trainer), lr=self.hparams["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # Checkpoints.
@@ -264,32 +289,3 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
-
-
-def run_length(trainer: pl.Trainer) -> tuple[int, int]:
-    """Optimizer steps of the whole run, and of an epoch.
-
-    Counted from the data: `estimated_stepping_batches` sets up the loaders too early to resume within an epoch.
-
-    Raises:
-        ConfigurationError: when the run has no end.
-    """
-    steps = _num_train_batches(trainer) / trainer.accumulate_grad_batches
-    ends = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(steps):
-        ends.append(trainer.max_epochs * math.ceil(steps))
-    if not ends:
-        raise ConfigurationError("trainer: give max_epochs or max_steps, the schedule must know the run's length")
-    total = max(1, min(ends))
-    return total, max(1, math.ceil(steps)) if math.isfinite(steps) else total
-
-
-def _num_train_batches(trainer: pl.Trainer) -> float:
-    """Batches an epoch; infinite for loaders of unknown length."""
-    data = getattr(trainer, "datamodule", None)
-    if isinstance(data, ImageDataModule):
-        batches, limit = data.num_train_batches, trainer.limit_train_batches
-        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    if trainer.train_dataloader is None:
-        trainer.fit_loop.setup_data()
-    return trainer.num_training_batches

@@ -7,9 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
+from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
@@ -33,6 +32,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.messages import set_up_messages
 from cifar_resnets.models.weights import read_file
 from cifar_resnets.runs.record import RunRecord
 from cifar_resnets.runs.run_dir import claim_run_dir
@@ -48,35 +48,32 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "checkpoint": {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False},
     "last_checkpoint": {"filename": "last", "save_on_train_epoch_end": False, "enable_version_counter": False},
 }
+NEED_CHECKPOINT = ("validate", "test", "predict")
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
-# what Lightning warns about and we do on purpose
-EXPECTED_WARNINGS = (
-    r".*smaller than the logging interval.*",  # everything is logged once an epoch
-    r"Experiment logs directory .* exists and is not empty.*",  # several loggers share the run's folder
-    r"The dirpath has changed from.*",  # each run has a folder of its own
-    r"Checkpoint directory .* exists and is not empty.*",
-    r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # the metrics are the same on all ranks already
-    r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
-    r".*isinstance\(treespec, LeafSpec\).*",
-)
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
     """Runs a subcommand.
+
+    Args:
+        args: the command line, the subcommand first.
+        cli_class: a class with other subcommands.
 
     Raises:
         UserError: for what the user got wrong.
         KeyboardInterrupt: when the user stopped it.
     """
-    _set_up_messages()
+    set_up_messages()
+    cli_class = cli_class or CLI
     try:
-        CLI(
+        cli_class(
             ImageClassifier,
             ImageDataModule,
             save_config_callback=RunRecord,
+            trainer_class=cli_class.trainer_class,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={**PARSER_DEFAULTS, **{name: dict(PARSER_DEFAULTS) for name in CLI.subcommands()}},
+            parser_kwargs={**PARSER_DEFAULTS, **{name: dict(PARSER_DEFAULTS) for name in cli_class.subcommands()}},
             subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,
@@ -108,6 +105,7 @@ def _user_error(error: BaseException) -> UserError | None:
 class CLI(LightningCLI):
     """LightningCLI with a folder for each run, the callbacks of this project, and checkpoints that stand alone."""
 
+    trainer_class: type[pl.Trainer] = pl.Trainer
     checkpoint: dict[str, Any] | None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -209,7 +207,7 @@ def _given_checkpoint(args: list[str]) -> dict[str, Any] | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt_path")
     path = parser.parse_known_args(args)[0].ckpt_path
-    if path is None and args[0] != "fit" and not {"-h", "--help"} & set(args):
+    if path is None and args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
         raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")
     return None if path is None else read_checkpoint(path)
 
@@ -279,21 +277,3 @@ def _seed(seed_everything: bool | int) -> int:
     if isinstance(seed_everything, bool) or seed_everything < 0:
         raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
     return seed_everything
-
-
-class _Lines(logging.Handler):
-    """Shows what the project's own loggers say as plain lines on stdout; stderr is for errors."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
-
-
-def _set_up_messages() -> None:
-    """Shows our own messages, and silences what Lightning tells everyone and our users cannot act on."""
-    own = logging.getLogger("cifar_resnets")
-    own.handlers = [_Lines()]
-    own.setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)

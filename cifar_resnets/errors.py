@@ -32,6 +32,12 @@ class DivergenceError(UserError):
     exit_status = 5
 
 
+class SearchError(UserError):
+    """A learning rate that was searched and not found."""
+
+    exit_status = 5
+
+
 class OutputError(UserError):
     """A folder that cannot be written, or a disk that is full."""
 

@@ -22,17 +22,23 @@ class Schedule(ABC):
     """How the learning rate, and perhaps the momentum, change from step to step."""
 
     @abstractmethod
-    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+    def build(
+        self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
+    ) -> LRScheduler:
         """The scheduler to be stepped after each optimizer step; the optimizer's rates are the base or the peak.
 
         Args:
             optimizer: whose rates are scheduled.
             total_steps: optimizer steps of the whole run.
             steps_per_epoch: optimizer steps of an epoch.
+            lr: the base rate, of which the groups' rates are multiples; that of the first group if not given.
 
         Raises:
             ConfigurationError: when the schedule does not fit the run or the optimizer.
         """
+
+    def set_peak_momentum(self, optimizer: Optimizer) -> None:  # noqa: B027  most schedules leave it alone
+        """Gives an optimizer the momentum that goes with the base or peak rate, where the schedule moves it."""
 
     def to_config(self) -> dict[str, Any]:
         """The schedule as a recipe gives it, in primitives."""
@@ -69,7 +75,9 @@ class OneCycle(Schedule):
         peak_epoch: epochs until the peak, which is `lr`; `peak_fraction` of the run if not given.
         peak_fraction: part of the run until the peak, from 0 to 1.
         div_factor: the run starts with the peak divided by this.
-        final_div_factor: the run ends with the initial rate divided by this.
+        lr_min: rate that the run starts with instead; `found` takes it from the curve of the callback LRFinder.
+        annihilation: at the end, go on from the initial rate to far below it; otherwise the run ends with it.
+        final_div_factor: the annihilation ends with the initial rate divided by this.
         anneal: "cos" or "linear".
         cycle_momentum: move the momentum too; otherwise the optimizer's stays.
         base_momentum: momentum at the peak.
@@ -79,6 +87,8 @@ class OneCycle(Schedule):
     peak_epoch: float | None = None
     peak_fraction: float = 0.3
     div_factor: float = 25.0
+    lr_min: float | Literal["found"] | None = None
+    annihilation: bool = True
     final_div_factor: float = 1e4
     anneal: Literal["cos", "linear"] = "cos"
     cycle_momentum: bool = True
@@ -89,12 +99,16 @@ class OneCycle(Schedule):
         _require(self.peak_epoch is None or self.peak_epoch > 0, "peak_epoch", self.peak_epoch, "a number above 0")
         _require(0 < self.peak_fraction < 1, "peak_fraction", self.peak_fraction, "a number between 0 and 1")
         _require(self.div_factor >= 1, "div_factor", self.div_factor, "1 or more")
+        number = self.lr_min in (None, "found") or (not isinstance(self.lr_min, str) and self.lr_min > 0)
+        _require(number, "lr_min", self.lr_min, "a number above 0 or found")
         _require(self.final_div_factor >= 1, "final_div_factor", self.final_div_factor, "1 or more")
         _require(self.anneal in ("cos", "linear"), "anneal", self.anneal, "cos or linear")
         for name in ("base_momentum", "max_momentum"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
 
-    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+    def build(
+        self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
+    ) -> LRScheduler:
         """See `Schedule.build`."""
         cycle_momentum = self.cycle_momentum
         if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
@@ -110,9 +124,24 @@ class OneCycle(Schedule):
             cycle_momentum=cycle_momentum,
             base_momentum=self.base_momentum,
             max_momentum=self.max_momentum,
-            div_factor=self.div_factor,
-            final_div_factor=self.final_div_factor,
+            div_factor=self._divisor(lr or optimizer.param_groups[0]["lr"]),
+            final_div_factor=self.final_div_factor if self.annihilation else 1.0,
         )
+
+    def _divisor(self, peak: float) -> float:
+        """What the peak is divided by at the start."""
+        if self.lr_min is None or isinstance(self.lr_min, str):  # LRFinder is still to replace `found` by a number
+            return self.div_factor
+        _require(self.lr_min <= peak, "lr_min", self.lr_min, f"at most the peak, model.lr {peak:g}")
+        return peak / self.lr_min
+
+    def set_peak_momentum(self, optimizer: Optimizer) -> None:
+        """See `Schedule.set_peak_momentum`."""
+        for group in optimizer.param_groups if self.cycle_momentum else ():
+            if "betas" in group:
+                group["betas"] = (self.base_momentum, *group["betas"][1:])
+            elif "momentum" in group:
+                group["momentum"] = self.base_momentum
 
     def _rising_part(self, total_steps: int, steps_per_epoch: int) -> float:
         rising = self.peak_fraction * total_steps
@@ -143,7 +172,9 @@ class _Factor(Schedule):
         _require(0 < self.warmup_factor <= 1, "warmup_factor", self.warmup_factor, "a number above 0, at most 1")
         _require(self.warmup_shape in ("linear", "constant"), "warmup_shape", self.warmup_shape, "linear or constant")
 
-    def build(self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
+    def build(
+        self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
+    ) -> LRScheduler:
         """See `Schedule.build`."""
         warmup = self.warmup_epochs * steps_per_epoch
         epochs = total_steps / steps_per_epoch

@@ -22,8 +22,9 @@ import cifar_resnets.models  # noqa: F401  registers the networks
 from cifar_resnets.analysis.measured_field import verify
 from cifar_resnets.analysis.receptive_field import summarize
 from cifar_resnets.analysis.table import FORMATS, WIDE, print_summary
-from cifar_resnets.errors import ConfigurationError, DataError, OutputError
+from cifar_resnets.errors import ConfigurationError, DataError
 from cifar_resnets.models.weights import load_weights
+from cifar_resnets.usage import check_figure_path
 
 EXAMPLES = """
   cifar-resnets summary cifar_resnet20
@@ -31,7 +32,6 @@ EXAMPLES = """
   cifar-resnets summary torchvision/vgg11 --format csv > layers.csv
   cifar-resnets summary cifar_resnet20 --plot fields.png --weights best.ckpt --images data/test
 """
-FIGURES = (".png", ".jpg", ".pdf", ".svg")
 NUM_IMAGES = 32  # over which the effective field is averaged
 
 
@@ -43,7 +43,7 @@ def run(args: list[str]) -> None:
         SystemExit: with status 1 when theory and measurement do not agree.
     """
     options = _parser().parse_args(args[1:])
-    _check_plot(options.plot)
+    check_figure_path(options.plot)
     module = build(options.network, options.num_classes, options.network_args)
     size = _input_size(options.input_size, options.network, module)
     if options.weights:
@@ -151,15 +151,6 @@ def _input_size(text: str | None, name: str, module: nn.Module) -> tuple[int, ..
 def _console() -> Console:
     # a file or a pipe has no width
     return Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
-
-
-def _check_plot(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() not in FIGURES:
-        raise ConfigurationError(f"--plot: {path} is not allowed, end it with one of {', '.join(FIGURES)}")
-    if not path.parent.is_dir():
-        raise OutputError(f"--plot: there is no folder {path.parent}")
 
 
 def _plot(module: nn.Module, size: tuple[int, int, int], options: argparse.Namespace) -> None:

@@ -1,10 +1,15 @@
-"""Turns what the command line's parser reports, often twenty lines of types, into one line for a user."""
+"""What is wrong with a command line, in one line: the parser often reports twenty lines of types."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from cifar_resnets.errors import ConfigurationError, OutputError
+
+FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 def explain(message: str, keys: Collection[str], choices: Mapping[str, Sequence[str]]) -> str:
@@ -54,3 +59,18 @@ def _plain(kind: str) -> str:
     if match := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
         return match[1].replace("'", "")
     return kind
+
+
+def check_figure_path(path: Path | None) -> None:
+    """Refuses a `--plot` that could not be written, before anything is computed for it.
+
+    Raises:
+        ConfigurationError: for an ending that is no format of figures.
+        OutputError: when there is no such folder.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in FIGURES:
+        raise ConfigurationError(f"--plot: {path} is not allowed, end it with one of {', '.join(FIGURES)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"--plot: there is no folder {path.parent}")

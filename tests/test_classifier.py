@@ -15,24 +15,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from cifar_resnets.classifier import ImageClassifier, run_length
+from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
 from cifar_resnets.models import create_network
+from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 NAMES = list("abcdefg")
 TINY = {"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small gain nothing from a second thread, and lose much where another process has the core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Blobs(ImageDataModule):

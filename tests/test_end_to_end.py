@@ -96,7 +96,8 @@ def test_real_images(real_images: Path, tmp_path: Path) -> None:
     args = ["--data", "ImageFolder", "--data.root", str(real_images), "--data.num_train", "4000"]
     args += ["--data.val_fraction", "0.02", "--data.batch_size", "64"]
     recipe = ["-c", str(ROOT / "configs/recipes/resnet20_onecycle.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")]
-    succeeded(shell("fit", *recipe, *args, "--trainer.max_epochs", "3", cwd=tmp_path))
+    result = succeeded(shell("fit", *recipe, *args, "--trainer.max_epochs", "3", cwd=tmp_path))
+    assert 0.05 < float(result.out.partition("learning rate: ")[2].split()[0]) < 1
     report = read_json(tmp_path / "logs/resnet20_onecycle/version_0/test.json")
     assert report["images"] == 10_000
     assert [row["images"] for row in report["classes"]] == [1000] * 10

@@ -12,6 +12,7 @@ EXIT_STATUSES = {
     "DataError": 3,
     "CheckpointError": 4,
     "DivergenceError": 5,
+    "SearchError": 5,
     "OutputError": 6,
 }
 # run before and after the import, because a start of Python brings some modules of its own

@@ -16,7 +16,7 @@ LR = 0.1
 
 # every field differs from its default, so that a field that is lost on the way is noticed
 UNUSUAL = [
-    OneCycle(2.5, 0.4, 10.0, 100.0, "linear", False, 0.8, 0.9),
+    OneCycle(2.5, 0.4, 10.0, 0.02, False, 100.0, "linear", False, 0.8, 0.9),
     Step(0.5, 0.2, "constant", (0.3, 0.6, 0.9), 0.2),
     Cosine(1.5, 0.3, "constant", 0.05),
     Constant(2.0, 0.5, "constant"),
@@ -175,6 +175,91 @@ def test_one_cycle_moves_the_first_beta_of_adam():
     assert adam.param_groups[0]["betas"][1] == 0.99
 
 
+def based(*rates: float) -> SGD:
+    """An optimizer whose base rate is LR, as it is `model.lr` in a run; the groups may have others."""
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": rate} for rate in rates or (LR,)]
+    return SGD(groups, lr=LR, momentum=0.9)
+
+
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize("start", [0.001, 0.03, LR])
+def test_one_cycle_starts_exactly_at_lr_min(anneal, start):
+    schedule = OneCycle(lr_min=start, final_div_factor=50, anneal=anneal, div_factor=7)
+    rates = walk(schedule.build(based(), 80, 10), 80)[0][:, 0]
+    np.testing.assert_allclose(rates, one_cycle(start, LR, start / 50, 80, 24, anneal), rtol=1e-9)
+    assert rates[0] == pytest.approx(start, rel=1e-15)
+
+
+def test_lr_min_is_the_base_rate_s_and_the_groups_keep_their_ratio():
+    rates = walk(OneCycle(lr_min=0.02).build(based(LR, 1.0), 40, 10), 40)[0]
+    np.testing.assert_allclose(rates[:, 0], one_cycle(0.02, LR, 2e-6, 40, 12, "cos"), rtol=1e-9)
+    np.testing.assert_allclose(rates[:, 1], one_cycle(0.2, 1.0, 2e-5, 40, 12, "cos"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize(("start", "first"), [({"lr_min": 0.02}, 0.02), ({"div_factor": 8}, LR / 8), ({}, LR / 25)])
+def test_one_cycle_can_end_with_the_rate_that_it_starts_with(anneal, start, first):
+    schedule = OneCycle(**start, annihilation=False, anneal=anneal)
+    rates = walk(schedule.build(based(), 80, 10), 80)[0][:, 0]
+    np.testing.assert_allclose(rates, one_cycle(first, LR, first, 80, 24, anneal), rtol=1e-9)
+    assert rates[-1] == pytest.approx(rates[0], rel=1e-12)
+
+
+def test_without_annihilation_the_momentum_cycles_as_with_it():
+    ours, other = (walk(OneCycle(annihilation=a).build(optimizer(), 40, 10), 40)[1] for a in (False, True))
+    np.testing.assert_array_equal(ours, other)
+
+
+def test_a_start_that_is_still_to_be_found_is_that_of_the_divisor():
+    np.testing.assert_array_equal(run(OneCycle(lr_min="found", div_factor=9), 40), run(OneCycle(div_factor=9), 40))
+
+
+def test_a_start_that_is_still_to_be_found_survives_its_configuration():
+    schedule = OneCycle(lr_min="found")
+    assert Schedule.from_config(yaml.safe_load(yaml.safe_dump(schedule.to_config()))) == schedule
+
+
+# The momentum at the peak, which a range test takes.
+
+
+@pytest.mark.parametrize("steps", [40, 80])
+def test_the_peak_momentum_is_the_one_at_the_highest_rate(steps):
+    schedule, plain = OneCycle(base_momentum=0.7), optimizer()
+    schedule.set_peak_momentum(plain)
+    rates, momenta = walk(schedule.build(optimizer(), steps, 10), steps)
+    assert plain.param_groups[0]["momentum"] == pytest.approx(momenta[rates[:, 0].argmax()], rel=1e-12)
+    assert plain.param_groups[0]["lr"] == LR
+
+
+def test_the_peak_momentum_is_that_of_all_groups():
+    plain = optimizer(0.1, 0.2)
+    OneCycle(base_momentum=0.7).set_peak_momentum(plain)
+    assert [group["momentum"] for group in plain.param_groups] == [0.7, 0.7]
+
+
+def test_the_peak_momentum_of_adam_is_its_first_beta():
+    adam = Adam([torch.nn.Parameter(torch.ones(1))], lr=LR, betas=(0.9, 0.99))
+    OneCycle(base_momentum=0.7).set_peak_momentum(adam)
+    assert adam.param_groups[0]["betas"] == (0.7, 0.99)
+
+
+@pytest.mark.parametrize(
+    "schedule", [OneCycle(cycle_momentum=False, base_momentum=0.7), Step(), Cosine(), Constant()], ids=str
+)
+def test_a_schedule_that_does_not_cycle_leaves_the_momentum_alone(schedule):
+    sgd, adam = optimizer(), Adam([torch.nn.Parameter(torch.ones(1))], betas=(0.9, 0.99))
+    for each in (sgd, adam):
+        schedule.set_peak_momentum(each)
+    assert sgd.param_groups[0]["momentum"] == 0.9
+    assert adam.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_an_optimizer_without_momentum_gets_none():
+    plain = adagrad()
+    OneCycle().set_peak_momentum(plain)
+    assert not {"momentum", "betas"} & plain.param_groups[0].keys()
+
+
 # All of them.
 
 
@@ -262,6 +347,10 @@ def test_a_warm_up_out_of_range_is_refused(schedule, name, value):
         (OneCycle, "peak_fraction", 0.0),
         (OneCycle, "peak_fraction", 1.0),
         (OneCycle, "div_factor", 0.5),
+        (OneCycle, "lr_min", 0),
+        (OneCycle, "lr_min", -1),
+        (OneCycle, "lr_min", math.nan),
+        (OneCycle, "lr_min", "x"),
         (OneCycle, "final_div_factor", 0.0),
         (OneCycle, "anneal", "cosine"),
         (OneCycle, "base_momentum", -0.1),
@@ -297,6 +386,12 @@ def test_a_peak_or_a_warm_up_that_does_not_end_within_the_run_is_refused(schedul
     with pytest.raises(ConfigurationError, match=rf"{name}: \d.* less than the run's 4 epochs"):
         schedule.build(optimizer(), 40, 10)
     schedule.build(optimizer(), 100, 10)
+
+
+@pytest.mark.parametrize("start", [0.11, 10.0])
+def test_a_start_above_the_peak_is_refused(start):
+    with pytest.raises(ConfigurationError, match=rf"model\.schedule\.lr_min: {start} .* the peak, model\.lr 0\.1$"):
+        OneCycle(lr_min=start).build(based(), 40, 10)
 
 
 def adagrad() -> Optimizer:

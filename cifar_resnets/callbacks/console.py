@@ -10,8 +10,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
-from cifar_resnets.classifier import ImageClassifier, run_length
+from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.run_length import run_length
 
 
 class EpochLines(pl.Callback):
@@ -26,9 +27,9 @@ class EpochLines(pl.Callback):
         self._first_epoch, self._started = trainer.current_epoch, time.monotonic()
         assert isinstance(pl_module, ImageClassifier)
         parameters = sum(p.numel() for p in pl_module.network.parameters())
-        _print(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
+        print_line(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
         if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
-            _print(trainer, f"{type(data).__name__}: {data.summary()}")
+            print_line(trainer, f"{type(data).__name__}: {data.summary()}")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the line of the epoch before: its figures are complete only after all `on_train_epoch_end` hooks."""
@@ -45,7 +46,7 @@ class EpochLines(pl.Callback):
         now = time.monotonic()
         epochs, done = num_epochs(trainer), trainer.current_epoch
         left = (now - self._started) / (done - self._first_epoch) * (epochs - done)
-        _print(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
+        print_line(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
 
 
 class EpochBar(RichProgressBar):
@@ -92,7 +93,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _print(trainer: pl.Trainer, line: str) -> None:
+def print_line(trainer: pl.Trainer, line: str) -> None:
     """Prints on rank 0, above the progress bar where there is one."""
     if trainer.progress_bar_callback is not None:
         trainer.progress_bar_callback.print(line)

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_resnets import __version__
@@ -51,9 +52,25 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called by Lightning once, on rank 0, when the data have been read."""
-        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_unset=False)
+        self._save()
         record = {**run_record(), "seed": self.config.get("seed_everything")}
         (self.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        if stage != "fit":
+            self._show(trainer, pl_module, stage)
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the run with the rates that it is trained with: LRFinder, which comes before, may have found them."""
+        assert isinstance(pl_module, ImageClassifier)
+        self.config.model.lr = pl_module.hparams["lr"]
+        self.config.model.schedule = pl_module.hparams["schedule"]
+        self._save()
+        self._show(trainer, pl_module, "fit")
+
+    def _save(self) -> None:
+        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_unset=False, overwrite=True)
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ImageClassifier)
         parameters = flat_parameters(trainer, pl_module)
         for logger in trainer.loggers:

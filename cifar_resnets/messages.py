@@ -1,0 +1,35 @@
+"""What the command line shows while it runs: our own lines, and no warning that a user cannot act on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+# what Lightning warns about and we do on purpose
+EXPECTED_WARNINGS = (
+    r".*smaller than the logging interval.*",  # everything is logged once an epoch
+    r"Experiment logs directory .* exists and is not empty.*",  # several loggers share the run's folder
+    r"The dirpath has changed from.*",  # each run has a folder of its own
+    r"Checkpoint directory .* exists and is not empty.*",
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # the metrics are the same on all ranks already
+    r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
+    r".*isinstance\(treespec, LeafSpec\).*",
+)
+
+
+class _Lines(logging.Handler):
+    """Shows what the project's own loggers say as plain lines on stdout; stderr is for errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def set_up_messages() -> None:
+    """Shows our own messages, and silences what Lightning tells everyone and our users cannot act on."""
+    own = logging.getLogger("cifar_resnets")
+    own.handlers = [_Lines()]
+    own.setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
