@@ -44,7 +44,7 @@ def plot_search(search: Search, method: str, plan: Plan) -> Figure:
     """
     from matplotlib.figure import Figure  # half a second of import
 
-    figure = Figure(figsize=(7.5, 7.0), layout="constrained", dpi=100)
+    figure = Figure(figsize=(5.6, 6.2), layout="constrained", dpi=140)
     above, below = figure.subplots(2, 1, height_ratios=(3, 2))
     _draw_curves(above, search)
     _mark_suggestions(above, search, method)
@@ -61,7 +61,8 @@ def _draw_curves(axes: Axes, search: Search) -> None:
     if min(diverged) < search.rates[-1]:
         axes.axvspan(min(diverged), search.rates[-1], color="tab:gray", alpha=0.2, lw=0, label="diverged")
     axes.set_xscale("log")
-    axes.set_xlim(search.rates[0], search.rates[-1])
+    lowest = min(search.suggestion(name).value for name in COLORS)  # a tenth of a low minimum may lie outside
+    axes.set_xlim(min(search.rates[0], 0.8 * lowest), search.rates[-1])
     axes.set_ylim(*_limits(search.runs))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss (nats)")
@@ -81,7 +82,7 @@ def _mark_suggestions(axes: Axes, search: Search, method: str) -> None:
         rate, chosen = search.suggestion(name).value, name == method
         label = f"{name} {rate:#.3g}" + (" (chosen)" if chosen else "")
         axes.axvline(rate, color=color, lw=2.2 if chosen else 1.2, ls="-" if chosen else "--", label=label)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=7.5, loc="best")
     axes.set_title(f"Learning-rate range test: {method} {search.suggestion(method).value:#.3g}", fontsize=11)
 
 

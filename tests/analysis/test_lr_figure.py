@@ -125,5 +125,5 @@ def test_it_can_be_written(figure, tmp_path: Path, suffix):
 def test_its_pixels_are_those_of_its_size(figure, tmp_path: Path):
     figure.savefig(tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
-        assert image.size == (750, 700)
+        assert image.size == (784, 868)
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
