@@ -149,8 +149,9 @@ class OneCycle(Schedule):
             rising = self.peak_epoch * steps_per_epoch
             epochs = total_steps / steps_per_epoch
             _require(rising < total_steps, "peak_epoch", self.peak_epoch, f"less than the run's {epochs:g} epochs")
-        # torch divides by the steps before and after the peak: a rise takes two, and a run of up to two steps has none
-        return max(rising, 2.0) / total_steps if total_steps > 2 else 0.0
+        # torch divides by the steps before and after the peak: a rise takes two, and a run of up to two steps has none;
+        # whole steps, or the peak would lie between two of them and never be reached
+        return max(round(rising), 2) / total_steps if total_steps > 2 else 0.0
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,13 @@ def test_one_cycle_rises_to_its_peak_and_falls_while_the_momentum_does_the_oppos
     assert [rates[0, 0], rates.max(), rates[-1, 0]] == pytest.approx([0.01, 0.1, 0.0001])
 
 
+@pytest.mark.parametrize("total", [3, 17, 43, 101, 390])
+@pytest.mark.parametrize("peak", [{}, {"peak_fraction": 0.21}, {"peak_epoch": 1.37}])
+def test_the_peak_is_reached_in_a_run_of_any_length(total, peak):
+    rates = walk(OneCycle(**peak).build(optimizer(), total, max(1, total // 2)), total)[0][:, 0]
+    assert rates.max() == pytest.approx(LR, rel=1e-15)
+
+
 @pytest.mark.parametrize("anneal", ["cos", "linear"])
 def test_one_cycle_is_that_of_torch(anneal):
     schedule = OneCycle(peak_epoch=5, anneal=anneal, base_momentum=0.8, max_momentum=0.9)
