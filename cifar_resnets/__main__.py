@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the test images",
     "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
+    "report": "write one HTML file about a run, or several side by side",
 }
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
@@ -81,6 +82,10 @@ def _runner(command: str) -> Callable[[list[str]], None]:
         from cifar_resnets.summary import run as run_summary
 
         return run_summary
+    if command == "report":
+        from cifar_resnets.reports.report import run as run_report
+
+        return run_report
     if command == "find-lr":
         from cifar_resnets.find_lr import run as run_find_lr
 

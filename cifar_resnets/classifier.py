@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
-from cifar_resnets.metrics import Evaluation, EvaluationMetrics
+from cifar_resnets.metrics import ClassAccuracy, Evaluation, EvaluationMetrics
 from cifar_resnets.models import create_network
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.optimizers import build_optimizer
@@ -100,7 +100,7 @@ class ImageClassifier(pl.LightningModule):
         # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
         # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
         self.save_hyperparameters(hparams, logger=False)
-        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), ClassAccuracy(len(self.class_names))
         self.val_metrics = EvaluationMetrics(len(self.class_names))
         self.test_metrics = EvaluationMetrics(len(self.class_names))
         self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
@@ -159,7 +159,7 @@ class ImageClassifier(pl.LightningModule):
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         # once for each image: without its check for NaN, torchmetrics 1.9 ignores a weight
         self.train_loss.update(loss.detach().expand(len(images)))
-        self.train_acc.update((logits.detach().argmax(dim=1) == hard).float())
+        self.train_acc.update(logits.detach(), hard)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -177,7 +177,9 @@ class ImageClassifier(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training figures, with the rate of its last step."""
         self._stop_if_diverged()
-        self._log({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute(), **self._rates})
+        accuracy, of_classes = self.train_acc.compute()
+        per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}
+        self._log({"train/loss": self.train_loss.compute(), "train/acc": accuracy, **self._rates, **per_class})
         self.train_loss.reset()
         self.train_acc.reset()
 
@@ -200,15 +202,13 @@ class ImageClassifier(pl.LightningModule):
 
     # Evaluation.
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Takes in a validation batch."""
-        images, labels = batch
-        self.val_metrics.update(self(images), labels)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Takes in a validation batch; its logits (n, num_classes) go to the callbacks."""
+        return self._evaluate(batch, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Takes in a test batch."""
-        images, labels = batch
-        self.test_metrics.update(self(images), labels)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Takes in a test batch; its logits (n, num_classes) go to the callbacks."""
+        return self._evaluate(batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation figures."""
@@ -222,6 +222,12 @@ class ImageClassifier(pl.LightningModule):
         """Probabilities (n, num_classes) of a batch."""
         logits: Tensor = self(batch[0])
         return logits.float().softmax(dim=1)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: EvaluationMetrics) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        metrics.update(logits, labels)
+        return logits
 
     def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
         self.evaluations[stage] = metrics.pop()

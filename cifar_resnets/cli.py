@@ -24,6 +24,7 @@ import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
+from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
@@ -32,8 +33,10 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.explanations import ALL, Explanations
 from cifar_resnets.messages import set_up_messages
 from cifar_resnets.models.weights import read_file
+from cifar_resnets.reports.writer import ReportWriter
 from cifar_resnets.runs.record import RunRecord
 from cifar_resnets.runs.run_dir import claim_run_dir
 from cifar_resnets.schedules import Schedule
@@ -48,6 +51,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "checkpoint": {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False},
     "last_checkpoint": {"filename": "last", "save_on_train_epoch_end": False, "enable_version_counter": False},
 }
+EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 NEED_CHECKPOINT = ("validate", "test", "predict")
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
@@ -113,6 +117,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, help="folder of the run below default_root_dir; the network's name if not given"
         )
+        parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
         # two callbacks: `save_last` of one that monitors writes only when the monitored figure has improved
         for key, defaults in CHECKPOINTS.items():
             parser.add_lightning_class_args(ModelCheckpoint, key)
@@ -156,7 +161,9 @@ class CLI(LightningCLI):
                 checkpoint.dirpath = checkpoint.dirpath or str(run_dir / "checkpoints")
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _loggers(run_dir)
-            own += [PerClassReport(run_dir), PredictionWriter(run_dir)]
+            own += [Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
+            if config.explain is not None:
+                own += config.explain.callbacks(run_dir, config.trainer.callbacks or [])
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             own += [EpochBar()] if sys.stdout.isatty() else []
@@ -195,6 +202,13 @@ class CLI(LightningCLI):
             print(f"best checkpoint: {best}")
             print(f"accuracy: validation {val:.2%}, test {test:.2%}".replace("%", " %"))
             print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
+        self.after_test()
+
+    def after_test(self) -> None:
+        """Says where the report is."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # of Lightning
+            if isinstance(callback, ReportWriter) and callback.path.exists():
+                rank_zero_only(print)(f"report: {callback.path}")
 
 
 def _given_checkpoint(args: list[str]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 
@@ -84,6 +84,31 @@ class EvaluationMetrics(nn.Module):
                 if metric is not None:
                     metric.reset()
         return evaluation
+
+
+class ClassAccuracy(Metric):
+    """Accuracy of each class over batches and ranks, in sums that synchronise with no device.
+
+    Args:
+        num_classes: number of classes.
+    """
+
+    correct: Tensor
+    images: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("correct", "images"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Takes in a batch: logits (n, num_classes), labels (n,)."""
+        self.correct.index_add_(0, labels, (logits.argmax(dim=1) == labels).long())
+        self.images.index_add_(0, labels, torch.ones_like(labels))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Accuracy of all images, and of each class (num_classes,); NaN for a class without images."""
+        return self.correct.sum() / self.images.sum(), self.correct / self.images
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -49,12 +49,14 @@ class Noise(ImageDataModule):
     Args:
         num_batches: training batches an epoch.
         batch_size: images a batch.
+        num_val: validation images.
     """
 
-    def __init__(self, num_batches: int, batch_size: int) -> None:
+    def __init__(self, num_batches: int, batch_size: int, num_val: int = NUM_VAL) -> None:
         self.num_batches = num_batches
-        self.num_images = num_batches * batch_size + NUM_VAL
-        super().__init__(batch_size=batch_size, val_fraction=NUM_VAL / self.num_images)
+        self.num_val = num_val
+        self.num_images = num_batches * batch_size + num_val
+        super().__init__(batch_size=batch_size, val_fraction=num_val / self.num_images)
 
     def source_classes(self) -> Sequence[str]:
         """Ten names."""

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+TINY_NETWORK = {"depths": [1], "widths": [8], "stem_width": 8}
 # the smallest run: one stage of one block, few images, one epoch
-TINY = """
+TINY = f"""
 name: tiny
 model:
   network: cifar_resnet20
-  network_args: {depths: [1], widths: [8], stem_width: 8}
+  network_args: {TINY_NETWORK}
   lr: 0.05
 data:
   class_path: Digits
-  init_args: {batch_size: 40, num_train: 200}
-trainer: {accelerator: cpu, max_epochs: 1}
+  init_args: {{batch_size: 40, num_train: 200}}
+trainer: {{accelerator: cpu, max_epochs: 1}}
 """
 
 

@@ -127,11 +127,16 @@ def test_the_training_figures_are_means_over_images_not_over_batches():
     right = torch.cat([x.argmax(dim=1) == y for x, y in outputs])
     assert run.callback_metrics["train/loss"].item() == pytest.approx(losses.mean().item(), rel=1e-5)
     assert run.callback_metrics["train/acc"].item() == pytest.approx(right.float().mean().item(), rel=1e-6)
+    labels = torch.cat([y for _, y in outputs])
+    of_classes = [right[labels == label].float().mean().item() for label in range(len(NAMES))]
+    logged = [run.callback_metrics[f"train_class_acc/{name}"].item() for name in NAMES]
+    assert logged == pytest.approx(of_classes, rel=1e-6, nan_ok=True)
 
 
 # What is logged.
 
 SCALARS = {"train/loss", "train/acc", "lr", "momentum", "val/loss", "val/acc", "val/acc_top5"}
+CLASS_SCALARS = {f"{stage}_class_acc/{name}" for stage in ("train", "val") for name in NAMES}
 
 
 def rows(logger: CSVLogger) -> list[dict[str, str]]:
@@ -148,7 +153,7 @@ def test_every_figure_is_logged_once_an_epoch_under_its_tag(tmp_path):
     run = trainer(max_epochs=3, logger=logger, num_sanity_val_steps=2)
     model, data = tiny(), Blobs()
     run.fit(model, data)
-    fitted = SCALARS | {f"val_class_acc/{name}" for name in NAMES}
+    fitted = SCALARS | CLASS_SCALARS
     assert set(rows(logger)[0]) - {"epoch", "step"} == fitted
     assert {tag: len(column(logger, tag)) for tag in fitted} == dict.fromkeys(fitted, 3)
     run.test(model, data, verbose=False)
@@ -160,7 +165,7 @@ def test_tensorboard_shows_each_tag_with_a_point_an_epoch(tmp_path):
     logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
     trainer(max_epochs=2, logger=logger).fit(tiny(), Blobs())
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["scalars"]) == SCALARS | {f"val_class_acc/{name}" for name in NAMES} | {"epoch"}
+    assert set(events.Tags()["scalars"]) == SCALARS | CLASS_SCALARS | {"epoch"}
     assert len(events.Scalars("train/loss")) == len(events.Scalars("val/acc")) == 2
 
 

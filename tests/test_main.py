@@ -33,7 +33,7 @@ def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
 def test_help_lists_the_commands_there_are() -> None:
     from cifar_resnets.cli import CLI
 
-    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr"}
+    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "report"}
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.metrics import Evaluation, EvaluationMetrics, wilson_interval
+from cifar_resnets.metrics import ClassAccuracy, Evaluation, EvaluationMetrics, wilson_interval
 
 BATCHES = [1, 17, 64, 3, 40]
 
@@ -175,6 +175,20 @@ def test_an_update_brings_no_value_to_python():
     with counter:  # the counter itself: it sees what is to be avoided
         metrics.pop()
     assert counter.seen != []
+
+
+def test_the_accuracy_of_each_class_is_the_recall_of_scikit_learn_without_a_synchronisation():
+    metric, batches = ClassAccuracy(12), random_batches(11)  # one class without images
+    with Synchronisations() as counter:
+        for logits, labels in batches:
+            metric.update(torch.nn.functional.pad(logits, (0, 1), value=-9), labels)
+    assert counter.seen == []
+    logits, labels = together(batches)
+    accuracy, of_classes = metric.compute()
+    assert accuracy == pytest.approx(accuracy_score(labels, logits.argmax(axis=1)))
+    recall = recall_score(labels, logits.argmax(axis=1), labels=range(12), average=None, zero_division=np.nan)
+    np.testing.assert_allclose(of_classes, recall, rtol=1e-6)
+    assert dict(metric.state_dict()) == {}
 
 
 # Ranks.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from cifar_resnets.callbacks.outputs import in_data_order
 from cifar_resnets.classifier import ImageClassifier
 
 
@@ -33,23 +33,32 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Called by Lightning with this rank's probabilities, a tensor (n, num_classes) a batch."""
-        batches = [batch.cpu() for batch in predictions]
-        gathered = [batches]
-        if trainer.world_size > 1:
-            gathered = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, batches)
+        batches = in_data_order(trainer, [batch.cpu() for batch in predictions])
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
-            # the ranks take turns: see `EvalLoader.part`
-            rows = [row.tolist() for turn in zip(*gathered, strict=True) for batch in turn for row in batch]
+            rows = [row.tolist() for batch in batches for row in batch]
             write_csv(self.run_dir / "predictions.csv", pl_module.class_names, rows)
 
 
-def write_csv(path: Path, class_names: Sequence[str], probabilities: Sequence[Sequence[float]]) -> None:
-    """Writes probabilities (n, num_classes) with the most probable class of each image."""
+def write_csv(
+    path: Path,
+    class_names: Sequence[str],
+    probabilities: Sequence[Sequence[float]],
+    labels: Sequence[int] | None = None,
+) -> None:
+    """Writes probabilities (n, num_classes) with the most probable class of each image, and its class if known.
+
+    Args:
+        path: of the file, which is replaced.
+        class_names: names of the classes.
+        probabilities: a row an image.
+        labels: of the images (n,); there is no column of them if not given.
+    """
+    known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "predicted", *(f"p({name})" for name in class_names)])
-        for index, row in enumerate(probabilities):
+        heading = ["predicted", *(f"p({name})" for name in class_names)]
+        writer.writerow(["index", *([] if labels is None else ["label"]), *heading])
+        for index, (true, row) in enumerate(zip(known, probabilities, strict=True)):
             best = max(range(len(row)), key=row.__getitem__)
-            writer.writerow([index, class_names[best], *(f"{p:.6f}" for p in row)])
+            writer.writerow([index, *true, class_names[best], *(f"{p:.6f}" for p in row)])

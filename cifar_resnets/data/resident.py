@@ -171,6 +171,11 @@ class EvalLoader:
             images = normalize(self._images[part], self._mean, self._std)
             yield images.permute(0, 3, 1, 2), self._labels[part]
 
+    def indices(self, step: int) -> range:
+        """The places in the data of the images that this rank evaluates in a step."""
+        part = self.part(step, self.rank)
+        return range(part.start, part.stop)
+
     def part(self, step: int, rank: int) -> slice:
         """The images that a rank evaluates in a step."""
         parts, part = self._num_batches * self.world_size, step * self.world_size + rank

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_resnets import __version__
@@ -33,6 +34,11 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
+# TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
+# `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
+COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")
+# five parameters are shown first: by name those that are said to differ, then the others
+FIRST = ("lr", "max_epochs", "network", "schedule", "seed")
 
 
 class RunRecord(SaveConfigCallback):
@@ -75,7 +81,7 @@ class RunRecord(SaveConfigCallback):
         parameters = flat_parameters(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                _show_in_hparams_tab(logger, parameters, stage)
+                _show_in_hparams_tab(logger, parameters)
             elif not isinstance(logger, CSVLogger):  # which would only write config.yaml once more
                 logger.log_hyperparams(parameters)
 
@@ -131,14 +137,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
     return flat
 
 
-def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any], stage: str) -> None:
+def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) -> None:
     # TensorBoardLogger.log_hyperparams would log a first value of each metric, made up, at step 0
-    stages = {"fit": ("val", "test"), "validate": ("val",)}.get(stage, ("test",))
-    metrics = {f"{name}/{figure}": 0.0 for name in stages for figure in ("acc", "loss")}
     logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
     writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
-    for summary in hparams(parameters, metrics):  # type: ignore[no-untyped-call]  # of torch
+    summaries = hparams(parameters, dict.fromkeys(COMPARED, 0.0))  # type: ignore[no-untyped-call]  # of torch
+    _put_first(summaries[0].value[0].metadata.plugin_data, FIRST)
+    for summary in summaries:
         writer.add_summary(summary)
+
+
+def _put_first(plugin_data: Any, names: Sequence[str]) -> None:
+    data = HParamsPluginData.FromString(plugin_data.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in names
+    plugin_data.content = data.SerializeToString()
 
 
 def _version(package: str) -> str | None:

@@ -18,6 +18,15 @@ def test_csv_holds_the_most_probable_class(tmp_path: Path) -> None:
     assert float(rows[1]["p(a,b)"]) == 0.9
 
 
+def test_labels_are_a_column_if_they_are_known(tmp_path: Path) -> None:
+    write_csv(tmp_path / "p.csv", ["a,b", "c"], [[0.25, 0.75], [0.9, 0.1]], [0, 1])
+    assert list(csv.reader((tmp_path / "p.csv").open(newline=""))) == [
+        ["index", "label", "predicted", "p(a,b)", "p(c)"],
+        ["0", "a,b", "c", "0.250000", "0.750000"],
+        ["1", "c", "a,b", "0.900000", "0.100000"],
+    ]
+
+
 def test_ranks_are_put_back_in_order(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     # three ranks over ten images; each image's probability is its number
     images, labels = torch.zeros(10, 2, 2, 3, dtype=torch.uint8), torch.arange(10)

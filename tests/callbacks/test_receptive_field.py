@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = [
     *("fit", "-c", str(ROOT / "configs/recipes/quickstart.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
     *("--model.network_args", "{depths: [1, 1], widths: [16, 32]}", "--data.num_train", "200"),
-    *("--trainer.max_epochs", "1"),
+    *("--trainer.max_epochs", "1", "--explain", "null"),
 ]
 ON = ["--trainer.callbacks+", "ReceptiveField", "--trainer.callbacks.num_images", "4"]
 

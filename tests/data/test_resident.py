@@ -286,6 +286,14 @@ def test_what_the_ranks_evaluate_can_be_put_in_order_again(num, batch_size, worl
     assert torch.equal(restored, alone)
 
 
+@pytest.mark.parametrize("num, batch_size, world_size", [(101, 16, 1), (101, 16, 3), (7, 100, 2)])
+def test_the_indices_of_a_batch_are_the_places_of_its_images(num, batch_size, world_size):
+    for rank in range(world_size):
+        loader = eval_loader(num, batch_size=batch_size, rank=rank, world_size=world_size)
+        for step, (_, labels) in enumerate(loader):
+            assert list(loader.indices(step)) == labels.tolist()
+
+
 @pytest.mark.parametrize("num, batch_size, world_size", [(101, 16, 1), (101, 16, 2), (96, 16, 4), (10, 16, 2)])
 def test_a_batch_over_all_ranks_is_no_larger_than_asked_for(num, batch_size, world_size):
     loader = eval_loader(num, batch_size=batch_size, world_size=world_size)

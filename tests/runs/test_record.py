@@ -77,6 +77,25 @@ def test_hparams_tab_and_tags(cli: Callable[..., Result], tmp_path: Path) -> Non
     assert start.hparams["data.batch_size"].number_value == 30
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"val/acc", "val/loss", "test/acc", "test/loss"}
-    assert metrics <= set(events.Tags()["scalars"])
+    columns = [info.name.tag for info in experiment.metric_infos]
+    assert columns == ["val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc"]
+    assert set(columns) - {"val/acc_best"} <= set(events.Tags()["scalars"])  # that is of Dashboard
+    # as tensorboard/plugins/hparams/backend_context.py sorts them
+    infos = sorted(experiment.hparam_infos, key=lambda info: (not info.differs, info.name))
+    assert [info.name for info in infos[:5]] == ["lr", "max_epochs", "network", "schedule", "seed"]
+    assert len(infos) > 20
+
+
+def test_an_evaluation_has_the_columns_of_a_fit(cli: Callable[..., Result], tmp_path: Path) -> None:
+    data = ("--data", "Digits", "--data.num_train", "60", "--data.batch_size", "30")
+    network = ("--model.network_args", "{depths: [1], widths: [8], stem_width: 8}")
+    assert cli("fit", *data, *network, "--trainer.max_epochs", "1").status == 0
+    checkpoint = str(tmp_path / "logs/cifar_resnet20/version_0/checkpoints/best.ckpt")
+    assert cli("validate", "--ckpt_path", checkpoint).status == 0
+    assert cli("test", "--ckpt_path", checkpoint).status == 0
+    contents = []
+    for version in range(3):
+        events = EventAccumulator(str(tmp_path / f"logs/cifar_resnet20/version_{version}")).Reload()
+        content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+        contents.append(plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos)
+    assert contents[0] == contents[1] == contents[2]

@@ -1,0 +1,147 @@
+"""What probabilities say beyond accuracy: calibration, confused pairs, precision and recall; numbers in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Labels = NDArray[np.integer]
+Probabilities = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often a network is right, by how sure it is: equal-width bins of the largest probability, (low, high].
+
+    Args:
+        counts: images of each bin (num_bins,).
+        confidence: mean of their largest probability (num_bins,); NaN in an empty bin.
+        accuracy: part of them that is right (num_bins,); NaN in an empty bin.
+    """
+
+    counts: Counts
+    confidence: Floats
+    accuracy: Floats
+
+    @property
+    def edges(self) -> Floats:
+        """Ends of the bins, from 0 to 1 (num_bins + 1,)."""
+        return np.linspace(0, 1, len(self.counts) + 1)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, from 0 to 1; NaN without images.
+
+        Source: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks", section 2, eq. 3.
+        """
+        filled = self.counts > 0
+        if not filled.any():
+            return float("nan")
+        gaps = np.abs(self.accuracy - self.confidence)[filled]
+        return float(np.average(gaps, weights=self.counts[filled]))
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Images of one class that are taken for another.
+
+    Args:
+        true: label of the images.
+        predicted: what they are taken for.
+        count: how many.
+        percent: of the images of the true class.
+    """
+
+    true: int
+    predicted: int
+    count: int
+    percent: float
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Precision and recall of one class against the rest, over all thresholds.
+
+    Args:
+        precision: from 0 to 1 (n,).
+        recall: from 1 down to 0 (n,).
+    """
+
+    precision: Floats
+    recall: Floats
+
+    @property
+    def average_precision(self) -> float:
+        """Area under the steps of the curve, as scikit-learn's `average_precision_score`: nothing is interpolated."""
+        return float(-np.sum(np.diff(self.recall) * self.precision[:-1]))
+
+    def at(self, recalls: Floats) -> Floats:
+        """Precision at the threshold that is the first to reach each recall."""
+        rising = self.recall[::-1]
+        return self.precision[::-1][np.minimum(np.searchsorted(rising, recalls), len(rising) - 1)]
+
+
+def confusion_counts(labels: Labels, predicted: Labels, num_classes: int) -> Counts:
+    """Counts (num_classes, num_classes); rows are true, columns predicted classes."""
+    cells = labels.astype(np.int64) * num_classes + predicted
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15) -> Reliability:
+    """Bins images by the probability of the class that they are taken for.
+
+    Args:
+        labels: (n,).
+        probabilities: (n, num_classes), finite.
+        num_bins: bins from 0 to 1; 15 as in the paper, see `Reliability.ece`.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.digitize(confidence, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
+    counts = np.bincount(bins, minlength=num_bins)
+    sums = (np.bincount(bins, weights=values, minlength=num_bins) for values in (confidence, right))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        return Reliability(counts, *(total / counts for total in sums))
+
+
+def row_percent(confusion: Counts) -> Floats:
+    """Percent of the images of each true class (num_classes, num_classes); NaN for a class without images."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(100 * confusion / confusion.sum(axis=1, keepdims=True))
+
+
+def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
+    """The largest counts beside the diagonal, the largest first; ties in the order of the classes.
+
+    Args:
+        confusion: see `confusion_counts`.
+        num_pairs: at most so many.
+    """
+    wrong = confusion - np.diag(confusion.diagonal())
+    percent = row_percent(confusion)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:num_pairs]
+    places = [(int(place) // len(wrong), int(place) % len(wrong)) for place in order]
+    return [ConfusedPair(*at, int(wrong[at]), float(percent[at])) for at in places if wrong[at] > 0]
+
+
+def precision_recall(labels: Labels, probabilities: Probabilities) -> list[PrecisionRecall | None]:
+    """The curve of each class against the rest; None for a class without images, which has no recall.
+
+    Args:
+        labels: (n,).
+        probabilities: (n, num_classes), finite.
+    """
+    from sklearn.metrics import precision_recall_curve  # a second of import
+
+    def curve(label: int) -> PrecisionRecall | None:
+        positive = labels == label
+        if not positive.any():
+            return None
+        precision, recall, _ = precision_recall_curve(positive, probabilities[:, label])
+        return PrecisionRecall(precision, recall)
+
+    return [curve(label) for label in range(probabilities.shape[1])]

@@ -1,0 +1,75 @@
+"""Images of any size as panels of one size: enlarged without a blur, under heat, and where two heats differ."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["PANEL", "PREDICTED", "TRUE", "Pixels", "difference", "enlarged", "fitted_size", "heated", "shrunk"]
+
+Pixels = NDArray[np.uint8]
+
+PANEL = 96  # side: an image of CIFAR-10 three times enlarged
+TRUE, PREDICTED = (20, 80, 190), (190, 25, 25)  # colours of the true and of the predicted class
+HEAT_ALPHA, DIFFERENCE_ALPHA = 0.75, 0.85
+
+
+def heated(images: Pixels, heat: Pixels) -> Pixels:
+    """Images (n, h, w, 3) under the colours of a heat (n, h, w): the more heat, the less is seen of the image."""
+    table, alpha = _heat_table()
+    return _blended(images, table[heat], alpha[heat])
+
+
+@functools.cache
+def _heat_table() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    from matplotlib import colormaps
+
+    levels = np.linspace(0, 1, 256, dtype=np.float32)
+    # its black end would darken what is cold
+    colors = colormaps["inferno"](0.25 + 0.75 * levels)[:, :3] * 255
+    return colors.astype(np.float32), (HEAT_ALPHA * levels).astype(np.float32)
+
+
+def difference(images: Pixels, predicted: Pixels, true: Pixels) -> Pixels:
+    """What is hot for one class alone over grey images (n, h, w, 3): red for the predicted, blue for the true one."""
+    more = predicted.astype(np.int16) - true
+    grey = images.mean(axis=-1, dtype=np.float32)[..., None] * 0.5 + 127
+    color = np.array([TRUE, PREDICTED], np.float32)[(more > 0).astype(np.intp)]
+    alpha = np.abs(more).astype(np.float32) * (DIFFERENCE_ALPHA / 255)
+    return _blended(grey, color, alpha)
+
+
+def _blended(below: NDArray[Any], above: NDArray[np.float32], alpha: NDArray[np.float32]) -> Pixels:
+    pixels: Pixels = (below + (above - below) * alpha[..., None]).round().astype(np.uint8)
+    return pixels
+
+
+def shrunk(images: Pixels) -> Pixels:
+    """Images (n, h, w) or (n, h, w, 3) that fit into a panel, the larger ones averaged."""
+    height, width = images.shape[1:3]
+    if max(height, width) <= PANEL:
+        return images
+    size = fitted_size(height, width)
+    return np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in images])
+
+
+def enlarged(images: Pixels) -> Pixels:
+    """Images (n, h, w, 3) whose longer side is a panel's, without a blur."""
+    height, width = images.shape[1:3]
+    new_width, new_height = fitted_size(height, width)
+    return images[:, _nearest(height, new_height)[:, None], _nearest(width, new_width)]
+
+
+def _nearest(old: int, new: int) -> NDArray[np.intp]:
+    """The old pixel that the centre of each new one lies in."""
+    return (2 * np.arange(new) + 1) * old // (2 * new)
+
+
+def fitted_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height of an image whose longer side is a panel's."""
+    longer = max(height, width)
+    return max(1, round(width * PANEL / longer)), max(1, round(height * PANEL / longer))

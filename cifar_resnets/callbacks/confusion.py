@@ -1,0 +1,197 @@
+"""Which classes a network mixes up, and how far its probabilities can be trusted: figures and numbers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from cifar_resnets.analysis import calibration as numbers
+from cifar_resnets.analysis.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
+from cifar_resnets.analysis.calibration_figures import plot_precision_recall, plot_reliability
+from cifar_resnets.analysis.evaluation_figures import plot_class_accuracy, plot_confused_pairs, plot_confusion
+from cifar_resnets.callbacks.outputs import OutputCollector, Outputs
+from cifar_resnets.callbacks.pictures import garbage_collected, is_due, output_dir, publish
+from cifar_resnets.callbacks.predictions import write_csv
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.errors import require
+from cifar_resnets.metrics import wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Confusion(pl.Callback):
+    """Draws the confusion matrix, accuracies, the pairs confused most, calibration and precision-recall curves.
+
+    The figures are `val_confusion/...` and `test_confusion/...` in TensorBoard, and PNG files beside the logs. After
+    `test` and `validate` the numbers are there, too: `test_predictions.csv` and `test_calibration.json`, or `val_...`.
+    The weights of a run are the same without it; nothing is drawn in a `fast_dev_run`.
+
+    Args:
+        every_n_epochs: draw after the validation of every so many epochs; ten times a run if not given. Always after
+            the last validation of a fit, and after `validate` and `test`.
+
+    Raises:
+        ConfigurationError: for a number below 1.
+    """
+
+    every_n_epochs: int | None = None
+    run_dir: Path | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        n = self.every_n_epochs
+        require("Confusion", n is None or n >= 1, "every_n_epochs", n, "1 or more")
+        self._collector = OutputCollector()
+        self._step = 0  # of the validation that was collected
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets what an interrupted run left."""
+        self._collector.reset()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins anew: what was not due is not drawn."""
+        self._collector.reset()
+        self._step = trainer.global_step
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Takes in the logits that the module returns, outside the sanity check."""
+        if not (trainer.sanity_checking or trainer.fast_dev_run):  # type: ignore[attr-defined]  # of Lightning
+            self._collector.update(outputs, batch[1])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws if it is time."""
+        if self._collector and is_due(trainer, self.every_n_epochs):
+            self._report(trainer, pl_module, "val")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the last validation of a run that ended earlier than planned."""
+        if self._collector:
+            self._report(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the test images."""
+        if self._collector:
+            self._report(trainer, pl_module, "test")
+
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Called on all ranks, of which the first draws."""
+        folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
+        seen = folder is not None or any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
+        if not (trainer.is_global_zero and seen):
+            return
+        assert isinstance(module, ImageClassifier)
+        lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
+        if lost:
+            text = "Confusion: %d of %d %s images have logits that are not finite, nothing is drawn"
+            logger.warning(text, lost, len(outputs.labels), stage)
+            return
+        evaluated = Evaluated.of(outputs, module.class_names)
+        for name, draw in evaluated.figures().items():
+            with garbage_collected():
+                publish(trainer, folder, f"{stage}_confusion/{name}", draw(), self._step)
+        if folder is not None and trainer.state.fn != "fit":
+            evaluated.write(folder, stage)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The numbers of an evaluation.
+
+    Args:
+        outputs: labels and finite probabilities.
+        class_names: names of the classes.
+        confusion: see `confusion_counts`.
+        reliability: see there.
+        pairs: see `most_confused`.
+        curves: see `precision_recall`.
+    """
+
+    outputs: Outputs
+    class_names: Sequence[str]
+    confusion: Counts
+    reliability: Reliability
+    pairs: list[ConfusedPair]
+    curves: list[PrecisionRecall | None]
+
+    @classmethod
+    def of(cls, outputs: Outputs, class_names: Sequence[str]) -> Evaluated:
+        """Computes all of them."""
+        labels, probabilities = outputs.labels.numpy(), outputs.probabilities.numpy()
+        confusion = numbers.confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
+        reliability = numbers.reliability(labels, probabilities)
+        curves = numbers.precision_recall(labels, probabilities)
+        return cls(outputs, class_names, confusion, reliability, numbers.most_confused(confusion), curves)
+
+    def figures(self) -> dict[str, Callable[[], Figure]]:
+        """What draws each figure, by the end of its tag: one figure at a time is in memory."""
+        names = self.class_names
+        return {
+            "matrix": functools.partial(plot_confusion, self.confusion, names),
+            "class_accuracy": functools.partial(plot_class_accuracy, *class_accuracy(self.confusion), names),
+            "pairs": functools.partial(plot_confused_pairs, self.pairs, names),
+            "calibration": functools.partial(plot_reliability, self.reliability),
+            "precision_recall": functools.partial(plot_precision_recall, self.curves, names),
+        }
+
+    def write(self, folder: Path, stage: str) -> None:
+        """Writes `STAGE_predictions.csv` and `STAGE_calibration.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        probabilities, labels = self.outputs.probabilities.tolist(), self.outputs.labels.tolist()
+        write_csv(folder / f"{stage}_predictions.csv", self.class_names, probabilities, labels)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        (folder / f"{stage}_calibration.json").write_text(text + "\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Calibration, average precision and pairs in primitives that JSON knows; None where there is no number."""
+        names, bins = self.class_names, self.reliability
+        columns = (bins.edges[:-1], bins.edges[1:], bins.counts, bins.confidence, bins.accuracy)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        keys = ("low", "high", "images", "confidence", "accuracy")
+        areas = [None if curve is None else curve.average_precision for curve in self.curves]
+        return {
+            "ece": bins.ece,
+            "bins": [dict(zip(keys, map(_known, row), strict=True)) for row in rows],
+            "classes": [{"name": n, "average_precision": a} for n, a in zip(names, areas, strict=True)],
+            "pairs": [
+                {"true": names[p.true], "predicted": names[p.predicted], "images": p.count, "percent": p.percent}
+                for p in self.pairs
+            ],
+        }
+
+
+def class_accuracy(confusion: Counts) -> tuple[numbers.Floats, numbers.Floats]:
+    """Accuracy of each class (num_classes,) and its 95 % interval (num_classes, 2); NaN for a class without images."""
+    right, images = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
+    both = zip(right, images, strict=True)
+    intervals = [wilson_interval(correct, total) if total else (math.nan, math.nan) for correct, total in both]
+    return numbers.row_percent(confusion).diagonal() / 100, np.array(intervals)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

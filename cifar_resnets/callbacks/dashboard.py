@@ -1,0 +1,227 @@
+"""TensorBoard, arranged: what belongs together in one chart, the network's graph, the best accuracy, the speed."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.versions_pb2 import VersionDef
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from cifar_resnets.analysis.network_graph import Node, network_graph
+from cifar_resnets.classifier import ImageClassifier
+
+BEST = "val/acc_best"
+CLASSES = 10  # in a chart: lines of one run are told apart by symbols alone
+
+Layout = dict[str, dict[str, list[Any]]]
+
+logger = logging.getLogger(__name__)
+
+
+class Dashboard(pl.Callback):
+    """Arranges what a fit shows in TensorBoard, and adds what is missing there.
+
+    Custom scalars hold loss, accuracy, schedule, speed and the accuracy of each class, a chart each; the graph tab
+    shows the network. To all loggers go `val/acc_best`, the highest `val/acc` of the run so far, by which the hparams
+    tab compares runs; `time/epoch_seconds`, of a whole epoch with its validation; and `time/images_per_second`,
+    training images over all ranks in a second of training, on rank 0's clock.
+    """
+
+    def __init__(self) -> None:
+        self.best: float | None = None
+        self._wants_graph = False
+        self._epoch, self._training = Stopwatch(), Stopwatch()
+        self._num_images = 0
+
+    # The best accuracy is the run's, also after it was resumed.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets the best accuracy of another run."""
+        if stage == "fit" and trainer.global_step == 0:
+            self.best = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the best accuracy of a checkpoint."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the best accuracy: only now is that of this validation known."""
+        accuracy = trainer.callback_metrics.get("val/acc")
+        if trainer.state.fn != "fit" or trainer.sanity_checking or accuracy is None:
+            return
+        if self.best is None or accuracy > self.best:
+            self.best = accuracy.item()
+        if _has_loggers(trainer):
+            # at the step and with the epoch of val/acc, which no public method knows; private: tests/callbacks/
+            # test_dashboard.py notices when it is gone
+            trainer._logger_connector.log_metrics({BEST: torch.tensor(self.best)})
+
+    # Layout and graph are written once a fit: a resumed one may have a folder of its own.
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the layout of the custom scalars."""
+        assert isinstance(pl_module, ImageClassifier)
+        self._wants_graph = True
+        for writer in _writers(trainer):
+            writer.add_custom_scalars(scalars_layout(pl_module.class_names))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        """Shows the network when the first images come, whose size it runs with, and measures from here on."""
+        if self._wants_graph:
+            self._pause(pl_module)
+            self._wants_graph = False
+            self._show_graph(trainer, pl_module, batch[0].shape[1:])
+        self._training.resume()
+
+    def _show_graph(self, trainer: pl.Trainer, module: pl.LightningModule, size: Sequence[int]) -> None:
+        assert isinstance(module, ImageClassifier)
+        if not (writers := _writers(trainer)):
+            return
+        with isolate_rng():  # which puts nothing back after an exception
+            try:
+                graph = graph_def(network_graph(module.network, size))
+            except Exception as error:  # a picture must not end a run
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                logger.warning("graph tab: %s cannot be shown: %s", module.hparams["network"], reason)
+                return
+        for writer in writers:  # as SummaryWriter.add_graph does
+            writer._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))  # type: ignore[no-untyped-call]
+
+    # Time and throughput.
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock also where a run is resumed within an epoch, which has no start then."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._num_images = 0
+        for watch in (self._epoch, self._training):
+            watch.restart()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+    ) -> None:
+        """Counts the images."""
+        self._num_images += len(batch[0]) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops the clock of the training until the next batch."""
+        self._pause(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs time and throughput."""
+        self._pause(pl_module)
+        self._epoch.pause()
+        # a run that is resumed between two epochs ends the first of them once more, without a batch
+        if self._num_images and _has_loggers(trainer):
+            pl_module.log("time/epoch_seconds", self._epoch.seconds)
+            pl_module.log("time/images_per_second", self._num_images / max(self._training.seconds, 1e-9))
+
+    def _pause(self, module: pl.LightningModule) -> None:
+        if self._training.is_running and module.device.type != "cpu":
+            torch.accelerator.synchronize(module.device)  # an accelerator is behind; a validation would wait for it too
+        self._training.pause()
+
+
+class Stopwatch:
+    """Adds up the seconds in which it runs."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether time counts now."""
+        return self._since is not None
+
+    def restart(self) -> None:
+        """Runs from zero."""
+        self.seconds, self._since = 0.0, time.monotonic()
+
+    def resume(self) -> None:
+        """Runs on, if it does not already."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """Stands still, if it does not already."""
+        if self._since is not None:
+            self.seconds += time.monotonic() - self._since
+            self._since = None
+
+
+def scalars_layout(class_names: Sequence[str]) -> Layout:
+    """The charts of the custom scalars, by section and title, as `SummaryWriter.add_custom_scalars` takes them."""
+    training = {
+        "loss": ("train/loss", "val/loss"),
+        "accuracy": ("train/acc", "val/acc", "test/acc"),
+        "learning rate": ("lr",),
+        "momentum": ("momentum",),
+        "images per second": ("time/images_per_second",),
+        "seconds per epoch": ("time/epoch_seconds",),
+    }
+    parts = [class_names[start : start + CLASSES] for start in range(0, len(class_names), CLASSES)]
+    titles = ["all classes"] if len(parts) == 1 else [f"{part[0]} to {part[-1]}" for part in parts]
+    classes = {t: [f"val_class_acc/{name}" for name in part] for t, part in zip(titles, parts, strict=True)}
+    both = {name: (f"train_class_acc/{name}", f"val_class_acc/{name}") for name in class_names}
+    return {
+        "training": _charts(training),
+        "validation accuracy of each class": _charts(classes),
+        "training and validation accuracy, class by class": _charts(both),
+    }
+
+
+def _charts(tags: dict[str, Any]) -> dict[str, list[Any]]:
+    # TensorBoard takes a tag for a regular expression, and what only begins with it as a match
+    return {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in names]] for title, names in tags.items()}
+
+
+def graph_def(nodes: Sequence[Node]) -> Any:
+    """A graph as TensorBoard reads it, a `GraphDef`."""
+    return GraphDef(node=[_node_def(node) for node in nodes], versions=VersionDef(producer=22))
+
+
+def _node_def(node: Node) -> Any:
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in node.shape])
+    attributes = {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=[shape]))}
+    if node.settings:
+        attributes["settings"] = AttrValue(s=node.settings.encode())
+    return NodeDef(name=node.name, op=node.kind, input=node.inputs, attr=attributes)
+
+
+def _has_loggers(trainer: pl.Trainer) -> bool:
+    return bool(trainer.loggers) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # of Lightning
+
+
+def _writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """Where rank 0 writes to TensorBoard."""
+    if not (trainer.is_global_zero and _has_loggers(trainer)):
+        return []
+    return [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]

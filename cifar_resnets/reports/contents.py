@@ -1,0 +1,184 @@
+"""JSON and NumPy files of a run, checked for what a report takes from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """How many images of a class, or of all, were classified rightly; None where there were no images."""
+
+    name: str
+    correct: int
+    images: int
+    accuracy: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of `test.json` or `val.json`; losses in nats."""
+
+    checkpoint: str
+    total: Proportion
+    classes: list[Proportion]
+    loss: float | None
+    top5: float | None
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Misclassified images, the most confidently wrong ones first.
+
+    Args:
+        index: position in the data (m,).
+        label, predicted: classes (m,).
+        p_label, p_predicted: their probabilities (m,).
+        images: uint8 (m, h, w, 3).
+        heat: of the predicted and of the true class, each (m, h, w) from 0 to 1; None where it was not computed.
+        source: layer and method of the heat.
+    """
+
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    p_label: NDArray[np.float32]
+    p_predicted: NDArray[np.float32]
+    images: NDArray[np.uint8]
+    heat: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    source: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `run.json` says about how a run was started; empty where it does not say so.
+
+    Args:
+        command: the program and its arguments.
+        started: date and time.
+        versions: of Python and of packages, by name.
+        platform: the operating system.
+        commit: of git.
+        changed: files that were not as in the commit.
+        seed: of the run.
+    """
+
+    command: list[str] = field(default_factory=list)
+    started: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    platform: str = ""
+    commit: str = ""
+    changed: list[str] = field(default_factory=list)
+    seed: str = ""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads `config.yaml`.
+
+    Raises:
+        ValueError, yaml.YAMLError: when it is something else.
+    """
+    return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def read_record(path: Path) -> Record:
+    """Reads `run.json`.
+
+    Raises:
+        ValueError, TypeError: when it is something else.
+    """
+    data = _mapping(_json(path))
+    git = data.get("git") or {}
+    versions = {"cifar_resnets": data.get("cifar_resnets"), "python": data.get("python"), **data.get("packages", {})}
+    return Record(
+        command=[str(word) for word in data.get("command", [])],
+        started=str(data.get("started", "")),
+        versions={name: str(version) for name, version in versions.items() if version is not None},
+        platform=str(data.get("platform", "")),
+        commit=str(git.get("commit", "")),
+        changed=[str(line) for line in git.get("changed", [])],
+        seed="" if data.get("seed") is None else str(data["seed"]),
+    )
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads `test.json` or `val.json`.
+
+    Raises:
+        ValueError, KeyError, TypeError: when it is something else.
+    """
+    data = _mapping(_json(path))
+    classes = [_proportion(row) for row in data["classes"]]
+    total = _proportion({**data, "name": "all"})
+    loss, top5 = (None if data[key] is None else float(data[key]) for key in ("loss", "top5"))
+    checkpoint = str(data["checkpoint"])  # "None" where the weights of the last step were tested
+    return Evaluation("" if checkpoint == "None" else checkpoint, total, classes, loss, top5)
+
+
+def _proportion(row: Mapping[str, Any]) -> Proportion:
+    accuracy, interval = row["accuracy"], row["interval"]
+    return Proportion(
+        str(row["name"]),
+        int(row["correct"]),
+        int(row["images"]),
+        None if accuracy is None else float(accuracy),
+        None if interval is None else (float(interval[0]), float(interval[1])),
+    )
+
+
+def read_mistakes(path: Path) -> Mistakes:
+    """Reads `mistakes.npz`.
+
+    Raises:
+        ValueError, KeyError, zipfile.BadZipFile: when it is damaged, or something else.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return Mistakes(**_arrays({name: file[name] for name in MISTAKES}))
+
+
+def read_gallery(path: Path) -> Mistakes:
+    """Reads `gallery.npz`.
+
+    Raises:
+        ValueError, KeyError, zipfile.BadZipFile: when it is damaged, or something else.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = _arrays({name: file[name] for name in MISTAKES})
+        heat = tuple(file[name].astype(np.float32) for name in ("heat_predicted", "heat_true"))
+        source = (str(file["layer"]), str(file["method"]))
+    if not len(heat[0]):  # there was none, or nothing to compute it for
+        return Mistakes(**arrays)
+    if any(each.shape != arrays["images"].shape[:3] for each in heat):
+        raise ValueError("heat and images are of different sizes")
+    return Mistakes(**arrays, heat=(heat[0], heat[1]), source=source)
+
+
+def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays, if their shapes fit each other."""
+    images = arrays["images"]
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise ValueError("its images are no uint8 array (m, h, w, 3)")
+    if any(len(array) != len(images) for array in arrays.values()):
+        raise ValueError("its arrays are of different lengths")
+    return arrays
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it is no mapping of keys to values")
+    return value

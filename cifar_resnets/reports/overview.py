@@ -1,0 +1,172 @@
+"""What was trained, how to repeat it, and what came out: the figures at the top of a report."""
+
+from __future__ import annotations
+
+import os.path
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cifar_resnets.reports.classes import calibration
+from cifar_resnets.reports.run_files import Run
+from cifar_resnets.reports.tables import Curve, finite
+from cifar_resnets.reports.words import SPACE, Fact, duration, interval, joined, number, percent
+
+STAGES = {"test": "test", "val": "validation"}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figure that a run is about.
+
+    Args:
+        accuracy: of the stage in per cent, empty where it was not measured.
+        caption: of what it is the accuracy.
+        interval: of 95 %.
+        images: how many were right.
+    """
+
+    accuracy: str = ""
+    caption: str = ""
+    interval: str = ""
+    images: str = ""
+
+
+def headline(run: Run) -> Headline:
+    """The accuracy of a run."""
+    if run.evaluation is None or run.evaluation.total.accuracy is None or run.evaluation.total.interval is None:
+        return Headline()
+    total = run.evaluation.total
+    accuracy, ends = run.evaluation.total.accuracy, run.evaluation.total.interval
+    return Headline(
+        percent(accuracy),
+        f"{STAGES[run.stage]} accuracy",
+        interval(ends),
+        f"{total.correct:,} of {total.images:,} images",
+    )
+
+
+def figures(run: Run) -> list[Fact]:
+    """The other figures of a run, those that are known."""
+    facts = [*_validation(run)]
+    if run.evaluation is not None:
+        facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
+        facts.append(Fact(f"{STAGES[run.stage]} loss", f"{number(run.evaluation.loss)}{SPACE}nats"))
+    if reliability := calibration(run):
+        facts.append(Fact("calibration error", percent(reliability.ece), "ECE in 15 bins"))
+    return facts + timing(run)[:2]
+
+
+def _validation(run: Run) -> list[Fact]:
+    """The best validation accuracy of the training, which chose the checkpoint."""
+    curve = run.history.get("val/acc")
+    if run.stage == "val" or curve is None or not len(finite(curve.y)):
+        return []
+    best = int(np.nanargmax(curve.y))
+    return [Fact("best validation accuracy", percent(float(curve.y[best])), f"epoch {curve.x[best]:g}")]
+
+
+def timing(run: Run) -> list[Fact]:
+    """Time and throughput of the training."""
+    seconds, speed = (_known(run.history.get(f"time/{name}")) for name in ("epoch_seconds", "images_per_second"))
+    facts = []
+    if len(seconds):
+        facts.append(Fact("training time", duration(float(seconds.sum())), f"{len(seconds)} epochs"))
+    if len(speed):
+        facts.append(Fact("throughput", f"{np.median(speed):,.0f}{SPACE}images/s", "median over the epochs"))
+    if len(seconds):
+        facts.append(Fact("time of an epoch", duration(float(np.median(seconds))), "median, with validation"))
+        facts.append(Fact("first epoch", duration(float(seconds[0])), "with what is done once"))
+    return facts
+
+
+def _known(curve: Curve | None) -> Any:
+    return np.array([]) if curve is None else finite(curve.y)
+
+
+def recipe(run: Run) -> list[Fact]:
+    """What was trained on what, from the configuration."""
+    schedule = class_name(run.setting("model.schedule"))
+    facts = [
+        Fact("network", joined(text(run.setting("model.network")), text(run.setting("model.network_args")))),
+        Fact("parameters", _parameters(run)),
+        Fact("data", joined(class_name(run.setting("data")), _counted(run, "data.init_args.num_train", "images"))),
+        Fact("batch size", text(run.setting("data.init_args.batch_size"))),
+        Fact("length", joined(_counted(run, "trainer.max_epochs", "epochs"), _steps(run))),
+        Fact("optimizer", _optimizer(run)),
+        Fact("schedule", schedule),
+        Fact("precision", text(run.setting("trainer.precision"))),
+        Fact("checkpoint", run.evaluation.checkpoint if run.evaluation else "", "that was evaluated"),
+    ]
+    return [fact for fact in facts if fact.value]
+
+
+def text(value: Any) -> str:
+    """A value of the configuration as the recipe has it; empty for none."""
+    if isinstance(value, dict):
+        return joined(*(f"{key}: {text(each) or 'null'}" for key, each in value.items()))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def class_name(value: Any) -> str:
+    """The class that a part of the configuration names."""
+    return text(value.get("class_path")).rpartition(".")[2] if isinstance(value, dict) else text(value)
+
+
+def _parameters(run: Run) -> str:
+    counts = [row.get("parameters", "") for row in run.layers]
+    return f"{sum(int(count) for count in counts):,}" if counts and all(map(str.isdecimal, counts)) else ""
+
+
+def _counted(run: Run, key: str, what: str) -> str:
+    value = run.setting(key)
+    return f"{value:,} {what}" if isinstance(value, int) and value > 0 else ""
+
+
+def _steps(run: Run) -> str:
+    return _counted(run, "trainer.max_steps", "steps at most")
+
+
+def _optimizer(run: Run) -> str:
+    rate, decay = run.setting("model.lr"), run.setting("model.weight_decay")
+    parts = (
+        "" if rate is None else f"learning rate {text(rate)}",
+        "" if decay is None else f"weight decay {text(decay)}",
+    )
+    return joined(class_name(run.setting("model.optimizer")), *parts)
+
+
+def origin(run: Run) -> list[Fact]:
+    """When, with which code and with which versions a run was made."""
+    record = run.record
+    facts = [
+        Fact("seed", record.seed or text(run.setting("seed_everything"))),
+        Fact("started", record.started.replace("T", " ")),
+        Fact("commit", record.commit, _changed(record.changed)),
+        Fact("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        Fact("platform", record.platform),
+    ]
+    return [fact for fact in facts if fact.value]
+
+
+def _changed(files: list[str]) -> str:
+    if not files:
+        return "no file was changed"
+    return f"{len(files)} {'file was' if len(files) == 1 else 'files were'} not as in the commit"
+
+
+def subtitle(run: Run) -> str:
+    """Network, data and date in a line."""
+    names = text(run.setting("model.network")), class_name(run.setting("data"))
+    return " · ".join(part for part in (*names, run.record.started.partition("T")[0]) if part)
+
+
+def command(run: Run) -> str:
+    """What a shell has to be told to make the run again; empty where nobody knows."""
+    if not run.record.command:
+        return ""
+    program, *arguments = run.record.command
+    words = {"cifar-resnets": ["cifar-resnets"], "__main__.py": ["python", "-m", "cifar_resnets"]}
+    return shlex.join([*words.get(os.path.basename(program), [program]), *arguments])

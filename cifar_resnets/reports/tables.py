@@ -1,0 +1,154 @@
+"""CSV files of a run, read also where the last row was cut off in the middle of a write."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over a run.
+
+    Args:
+        x: when it was taken, for example in epochs (n,).
+        y: its values (n,), of which some may not be finite.
+    """
+
+    x: Floats
+    y: Floats
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return float(self.y[-1])
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says about each image of a set, in the order of the data.
+
+    Args:
+        class_names: of the columns of the probabilities.
+        labels: classes, as their position in the names (n,).
+        predicted: likewise (n,).
+        probabilities: (n, num_classes), some of which may be NaN.
+    """
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: Floats
+
+    @property
+    def label_names(self) -> list[str]:
+        """The class of each image by its name: what two evaluations have in common."""
+        return [self.class_names[label] for label in self.labels]
+
+
+def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file; a row that was cut off is left out, and noted.
+
+    Raises:
+        ValueError: when there is no header.
+    """
+    text = path.read_text(encoding="utf-8")
+    header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    if not header:
+        raise ValueError("it is empty")
+    if not text.endswith("\n"):  # the last number may lack digits, which nothing shows
+        rows = rows[:-1]
+        notes.append(f"{path.name}: the last row is cut off and was left out")
+    whole = [row for row in rows if len(row) == len(header)]
+    if lost := len(rows) - len(whole):
+        notes.append(f"{path.name}: {lost} damaged {'row was' if lost == 1 else 'rows were'} left out")
+    return [dict(zip(header, row, strict=True)) for row in whole]
+
+
+def read_history(path: Path, notes: list[str]) -> dict[str, Curve]:
+    """The columns of Lightning's `metrics.csv` as curves over the epochs; those without a number are left out."""
+    rows, lost = _parsed(read_rows(path, notes), _numbers)
+    if lost:
+        notes.append(f"{path.name}: {lost} rows hold something else than numbers and were left out")
+    per_epoch = _steps_per_epoch(rows)
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step"))
+    return {name: _curve(rows, name, per_epoch) for name in names}
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(cell) for name, cell in row.items() if cell != ""}
+
+
+def _parsed(rows: list[dict[str, str]], parse: Callable[[Mapping[str, str]], T]) -> tuple[list[T], int]:
+    """What became of the rows, and how many could not be parsed."""
+    parsed = []
+    for row in rows:
+        try:
+            parsed.append(parse(row))
+        except ValueError:
+            continue
+    return parsed, len(rows) - len(parsed)
+
+
+def _steps_per_epoch(rows: list[dict[str, float]]) -> float | None:
+    """Optimizer steps of an epoch, of which the last may be shorter; None where the file does not say."""
+    ends = {row["epoch"]: row["step"] for row in rows if {"epoch", "step", "train/loss"} <= row.keys()}
+    return float(np.median([(step + 1) / (epoch + 1) for epoch, step in ends.items()])) if ends else None
+
+
+def _curve(rows: list[dict[str, float]], name: str, per_epoch: float | None) -> Curve:
+    points = {_epochs(row, per_epoch): row[name] for row in rows if name in row}  # of two values the newer one
+    x = sorted(points)
+    return Curve(np.array(x), np.array([points[each] for each in x]))
+
+
+def _epochs(row: Mapping[str, float], per_epoch: float | None) -> float:
+    """Epochs that were complete when a row was written: validation may run several times an epoch."""
+    if per_epoch is None or "step" not in row:
+        return row.get("epoch", 0.0) + 1
+    return round((row["step"] + 1) / per_epoch, 6)
+
+
+def read_predictions(path: Path, notes: list[str]) -> Predictions:
+    """The columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`.
+
+    Raises:
+        ValueError: when there are other columns, no rows, or classes that are in no column.
+    """
+    rows = read_rows(path, notes)
+    if not rows:
+        raise ValueError("it holds no predictions")
+    columns = [name for name in rows[0] if name.startswith("p(") and name.endswith(")")]
+    if list(rows[0]) != ["index", "label", "predicted", *columns]:
+        raise ValueError("it has other columns than index, label, predicted and probabilities")
+    names = tuple(name[2:-1] for name in columns)
+    number = {name: position for position, name in enumerate(names)}
+    if unknown := {row[key] for row in rows for key in ("label", "predicted")} - number.keys():
+        raise ValueError(f"there is no column of probabilities for {min(unknown)}")
+    labels, predicted = (np.array([number[row[key]] for row in rows]) for key in ("label", "predicted"))
+    return Predictions(names, labels, predicted, np.array([[float(row[name]) for name in columns] for row in rows]))
+
+
+def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:
+    """The losses over the learning rate of `lr_finder.csv`, as measured and smoothed, of each of its runs."""
+    rows = [_numbers(row) for row in read_rows(path, notes)]
+    runs = [[row for row in rows if row["run"] == run] for run in sorted({row["run"] for row in rows})]
+    columns = [[np.array([row[name] for row in run]) for name in ("lr", "loss", "smoothed_loss")] for run in runs]
+    if any(not (rates > 0).all() for rates, _, _ in columns):
+        raise ValueError("it holds rates that are not above 0")
+    return [(Curve(rates, losses), Curve(rates, smoothed)) for rates, losses, smoothed in columns]
+
+
+def finite(values: Floats) -> Floats:
+    """The values that can be drawn."""
+    return values[np.isfinite(values)]

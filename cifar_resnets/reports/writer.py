@@ -1,0 +1,66 @@
+"""The report at the end of a test, beside the logs."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from cifar_resnets.analysis.receptive_field import summarize
+from cifar_resnets.analysis.table import print_summary
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.reports.report import FILE_NAME, write_atomically, write_report
+
+logger = logging.getLogger(__name__)
+
+
+class ReportWriter(pl.Callback):
+    """Writes `layers.csv`, the network's receptive fields, and `report.html` at the end of each test.
+
+    It has to be the last callback: the report is about what the others have written. What goes wrong is a line of
+    warning, for no test is worth less without a report.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.path = run_dir / FILE_NAME
+
+    @rank_zero_only
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes both files, on rank 0."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning
+            return
+        try:
+            for each in trainer.loggers:
+                each.save()  # metrics.csv is written now and then only
+            notes = self._write_layers(trainer, pl_module)
+            write_report([self.run_dir], self.path, notes)
+        except Exception as error:  # a full disk, or a bug: the test is over, and its figures are there
+            logger.warning(f"there is no report of this test: {_line(error)}")
+
+    def _write_layers(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        """Writes the table of layers; what a reader should know where that is impossible."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(module, ImageClassifier) or not isinstance(data, ImageDataModule):
+            return []
+        table = io.StringIO()
+        try:
+            # a compiled network is followed as it was written
+            network = getattr(module.network, "_orig_mod", module.network)
+            print_summary(summarize(network, (3, *data.image_shape)), "csv", Console(file=table))
+            write_atomically(self.run_dir / "layers.csv", table.getvalue().encode())
+        except Exception as error:  # of any network that a user may have written
+            return [f"layers.csv was not written: {_line(error)}"]
+        return []
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
