@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TINY_NETWORK = {"depths": [1], "widths": [8], "stem_width": 8}
 # the smallest run: one stage of one block, few images, one epoch
@@ -58,3 +59,22 @@ def write_images(root: Path, num_train: int = 24, num_test: int = 9, size: int =
                 pixels[..., channel] += 100
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     return root
+
+
+class Synchronisations(TorchDispatchMode):
+    """Notes the operators that make a GPU wait: they bring a value to Python, or their shape depends on values.
+
+    But for `bincount`, for which torchmetrics' confusion matrix waits once a batch.
+    """
+
+    WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "equal"}
+
+    def __init__(self, *more: str) -> None:
+        super().__init__()
+        self.waiting = {*self.WAITING, *more}
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in self.waiting:
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from scipy.special import log_softmax
+from support import Synchronisations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cifar_resnets.classifier import ImageClassifier
@@ -394,26 +394,11 @@ def test_a_network_may_overflow_before_its_first_step():
 # What a step costs.
 
 
-class Synchronisations(TorchDispatchMode):
-    """Notes the operators that make a GPU wait: they bring a value to Python, or their shape depends on values."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "_unique2", "bincount", "masked_select", "is_nonzero", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in self.WAITING:
-            self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 class Watch(pl.Callback):
     """Watches each training batch from its first hook to its last: loss, metrics, gradients, optimizer, schedule."""
 
     def __init__(self) -> None:
-        self.counter, self.batches = Synchronisations(), 0
+        self.counter, self.batches = Synchronisations("bincount"), 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.counter.__enter__()

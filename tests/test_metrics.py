@@ -9,7 +9,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
-from torch.utils._python_dispatch import TorchDispatchMode
+from support import Synchronisations
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
@@ -145,24 +145,6 @@ def test_the_metrics_leave_nothing_in_a_checkpoint():
     metrics = EvaluationMetrics(10)
     metrics.update(*random_batches(10)[0])
     assert dict(metrics.state_dict()) == {}
-
-
-class Synchronisations(TorchDispatchMode):
-    """Notes the operators that bring a value to Python, or whose shape depends on values: a GPU waits for them.
-
-    But for `bincount`, for which the confusion matrix waits once a batch.
-    """
-
-    WAITING = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in self.WAITING:
-            self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def test_an_update_brings_no_value_to_python():

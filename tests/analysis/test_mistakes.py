@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.special import log_softmax
-from torch.utils._python_dispatch import TorchDispatchMode
+from support import Synchronisations
 
 from cifar_resnets.analysis.mistakes import (
     Chosen,
@@ -134,22 +134,6 @@ def test_pairs_are_kept_together_the_larger_first_and_right_images_last():
     index, p = torch.arange(10), torch.full((10,), 0.5)
     found = by_pair(Samples(torch.zeros(10, 3, 2, 2), index, labels, predicted, p, p, torch.tensor(scores)))
     assert found.index.tolist() == [2, 8, 0, 1, 5, 9, 4, 6, 3, 7]
-
-
-class Synchronisations(TorchDispatchMode):
-    """Notes the operators that bring a value to Python or to the CPU, or whose shape depends on values."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "equal", "_to_copy")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in self.WAITING and not (name == "_to_copy" and "device" not in (kwargs or {})):
-            self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def test_a_batch_brings_no_value_to_python():

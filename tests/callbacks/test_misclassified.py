@@ -16,10 +16,9 @@ from finder_runs import changed, digits, foreign, forgetful, perceptron, small, 
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
-from support import TINY, Result
+from support import TINY, Result, Synchronisations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset
 
 from cifar_resnets.analysis.heatmaps import METHODS, heatmaps
@@ -321,25 +320,10 @@ def test_mode_gradients_buffers_and_random_numbers_are_as_before():
     assert gallery.under(WORST) and gallery.under(WORST)[0].heat is not None
 
 
-class Counter(TorchDispatchMode):
-    """Notes what brings a value to Python or to the CPU."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in self.WAITING:
-            self.seen.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 class Watched(Gallery):
     def __init__(self, **changes: Any) -> None:
         super().__init__(**changes)
-        self.counter, self.batches = Counter(), 0
+        self.counter, self.batches = Synchronisations(), 0
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         with self.counter:
