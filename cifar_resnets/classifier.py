@@ -176,6 +176,8 @@ class ImageClassifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training figures, with the rate of its last step."""
+        if not self.train_loss.update_called:  # a run that is resumed between two epochs ends the first of them again
+            return
         self._stop_if_diverged()
         accuracy, of_classes = self.train_acc.compute()
         per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}

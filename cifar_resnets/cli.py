@@ -33,7 +33,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
-from cifar_resnets.explanations import ALL, Explanations
+from cifar_resnets.explanations import ALL, Explanations, known_keys
 from cifar_resnets.messages import set_up_messages
 from cifar_resnets.models.weights import read_file
 from cifar_resnets.reports.writer import ReportWriter
@@ -198,10 +198,13 @@ class CLI(LightningCLI):
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
             # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
-            val, test = read_checkpoint(best)["val_acc"], self.trainer.callback_metrics["test/acc"].item()
+            figures = {"validation": read_checkpoint(best)["val_acc"]}
+            if "test/acc" in self.trainer.callback_metrics:  # not with `--trainer.limit_test_batches 0`
+                figures["test"] = self.trainer.callback_metrics["test/acc"].item()
             print(f"best checkpoint: {best}")
-            print(f"accuracy: validation {val:.2%}, test {test:.2%}".replace("%", " %"))
-            print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
+            print("accuracy: " + ", ".join(f"{name} {value:.2%}" for name, value in figures.items()).replace("%", " %"))
+            if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
+                print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
         self.after_test()
 
     def after_test(self) -> None:
@@ -251,7 +254,8 @@ def _check_yaml(args: list[str]) -> None:
 
 def _known_keys(parser: LightningArgumentParser) -> tuple[list[str], dict[str, list[str]]]:
     """All keys of a subcommand, and the names of the classes that some of them take."""
-    keys = list(parser.get_defaults(skip_validation=True).keys())
+    keys = [key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("explain.")]
+    keys += known_keys()
     keys += [f"data.augment.{field.name}" for field in dataclasses.fields(Augmentation)]
     for source in _subclasses(ImageDataModule):
         keys += [f"data.{name}" for name in parameter_names(source)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ ALL: dict[str, Any] = {
     "confusion": {"class_path": f"{Confusion.__module__}.{Confusion.__name__}"},
     "report": True,
 }
+
+
+def known_keys() -> list[str]:
+    """The keys of the command line below `explain`, in their short form."""
+    parts = {"misclassified": Misclassified, "confusion": Confusion}
+    own = [f"explain.{each.name}" for each in fields(Explanations)]
+    return own + [f"explain.{name}.{each.name}" for name, part in parts.items() for each in fields(part) if each.init]
 
 
 @dataclass

@@ -47,6 +47,12 @@ def tiny(folder: Path, text: str = TINY) -> str:
         (["fit", "--data", "Digits", "--trainer.max_epoch", "1"], 2, "did you mean trainer.max_epochs"),
         (["fit", "--data", "Digits", "--trainer.max_epochs", "one"], 2, "trainer.max_epochs: one"),
         (["fit", "--data", "Digits", "--data.batchsize", "1"], 2, "did you mean data.batch_size"),
+        (["fit", "--data", "Digits", "--explain.misclasified", "null"], 2, "did you mean explain.misclassified"),
+        (
+            ["fit", "--data", "Digits", "--explain.misclassified.num_sample", "3"],
+            2,
+            "did you mean explain.misclassified.num_samples",
+        ),
         (["fit", "--data", "Digits", "--data.batch_size", "0"], 2, "data.batch_size: 0"),
         (["fit", "--data", "Digits", "--data.batch_size", "-3"], 2, "data.batch_size: -3"),
         (["fit", "--data", "Digits", "--data.batch_size", "9999"], 2, "batch_size: 9999 is more than"),
@@ -249,6 +255,13 @@ def test_a_cycle_is_not_resumed_with_another_length(cli: Run, fitted: Path, tmp_
     result = cli("fit", "-c", tiny(tmp_path, text), "--ckpt_path", last, "--trainer.max_epochs", "2")
     assert (result.status, result.err.count("\n")) == (2, 1), result.err
     assert "planned for 5 steps and this run has 10" in result.err
+
+
+def test_a_fit_without_a_test_says_what_it_knows(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--trainer.limit_test_batches", "0")
+    assert (result.status, result.err) == (0, "")
+    last = result.out.splitlines()[-2]
+    assert last.startswith("accuracy: validation ") and last.endswith(" %") and "test" not in last
 
 
 def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:

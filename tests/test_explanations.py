@@ -70,6 +70,16 @@ def test_all_is_on_by_default_off_by_one_key_and_the_weights_are_the_same(fit: C
     assert all(torch.equal(with_it[key], without[key]) for key in without)
 
 
+@pytest.mark.parametrize("command", [("test",), ("fit", "-c", "tiny.yaml")])
+def test_a_checkpoint_of_a_run_that_had_it_is_read_without_it_in_silence(
+    fit: Callable[..., Path], cli: Cli, command: tuple[str, ...], recwarn: pytest.WarningsRecorder
+) -> None:
+    best = fit("on") / "checkpoints/best.ckpt"
+    result = cli(*command, "--ckpt_path", str(best), "--explain", "null")
+    assert (result.status, result.err) == (0, "")
+    assert not [each for each in recwarn if "ckpt_path" in str(each.message)]
+
+
 def test_a_part_is_turned_off_by_its_own_key(fit: Callable[..., Path]) -> None:
     assert images(fit("a", "--explain.confusion", "null", "--explain.report", "false")) == GALLERIES
     assert not Path("logs/a/version_0/report.html").exists()

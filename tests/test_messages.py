@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -40,6 +41,10 @@ EXPECTED = [
     "setting to accumulate the metric across devices.",
     "Couldn't infer the batch indices fetched from your dataloader: `None`",
     "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec) and treespec.is_leaf()`",
+    "`ModelCheckpoint(monitor='val/acc')` could not find the monitored key in the returned metrics: ['epoch', 'step']. "
+    "HINT: Did you call `log('val/acc', value)` in the `LightningModule`?",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
+    "`Trainer` instantiation. Please add the following callbacks: ['Misclassified'].",
 ]
 
 
@@ -76,9 +81,17 @@ def test_every_filter_is_tried() -> None:
 
 
 @pytest.mark.usefixtures("set_up")
-@pytest.mark.parametrize("message", ["The loss is NaN", "data: 3 images are not empty", "checkpoint exists"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The loss is NaN",
+        "data: 3 images are not empty",
+        "checkpoint exists",
+        "Be aware that when using `ckpt_path`, add the following callbacks: ['EarlyStopping'].",
+    ],
+)
 def test_other_warnings_are_shown(message: str) -> None:
-    with pytest.raises(UserWarning, match=message):
+    with pytest.raises(UserWarning, match=re.escape(message)):
         warnings.warn(message, UserWarning, stacklevel=1)
 
 

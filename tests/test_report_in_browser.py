@@ -149,6 +149,16 @@ def test_no_page_scrolls_sideways(driver: Chrome, reports: dict[str, Path], name
     assert driver.execute_script(CUT) == []
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_headings_of_a_table_keep_to_their_columns(driver: Chrome, tmp_path: Path, width: int) -> None:
+    folders = [write_run(tmp_path / f"{name}_run_with_a_rather_long_name/version_0") for name in "ab"]
+    write_report(folders, tmp_path / "report.html")
+    show(driver, tmp_path / "report.html", width)
+    cells = "[...document.querySelectorAll('th, td')]"
+    wide = f"return {cells}.filter((cell) => cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.innerText)"
+    assert driver.execute_script(wide) == []
+
+
 def test_text_can_be_read_on_a_phone(driver: Chrome, reports: dict[str, Path]) -> None:
     show(driver, reports["one"], 360)
     heights = driver.execute_script(

@@ -19,12 +19,14 @@ class EpochLines(pl.Callback):
     """Prints what is trained on what, and a line at the end of each epoch with the time that is left."""
 
     def __init__(self) -> None:
-        self._first_epoch = 0
+        self._first_epoch = self._num_lines = 0
         self._started = self._epoch_started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the header."""
-        self._first_epoch, self._started = trainer.current_epoch, time.monotonic()
+        self._first_epoch, self._num_lines = trainer.current_epoch, 0
+        # a run that is resumed within an epoch has no start of it
+        self._started = self._epoch_started = time.monotonic()
         assert isinstance(pl_module, ImageClassifier)
         parameters = sum(p.numel() for p in pl_module.network.parameters())
         print_line(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
@@ -43,9 +45,13 @@ class EpochLines(pl.Callback):
             self._print_line(trainer)
 
     def _print_line(self, trainer: pl.Trainer) -> None:
+        # a run that is resumed between two epochs ends the first of them once more, without a batch
+        if "train/loss" not in trainer.callback_metrics:
+            return
+        self._num_lines += 1
         now = time.monotonic()
         epochs, done = num_epochs(trainer), trainer.current_epoch
-        left = (now - self._started) / (done - self._first_epoch) * (epochs - done)
+        left = (now - self._started) / self._num_lines * (epochs - done)
         print_line(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
 
 

@@ -36,7 +36,7 @@ from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, require
 
 WORST, SAME = "most_confident", "same_images"
-MOST, MAX_SIDE = 500, 64  # images in mistakes.npz, and their largest side in pixels
+MOST, MAX_SIDE = 500, 64  # images in a picture or in mistakes.npz, and the largest side of the latter in pixels
 
 _require = functools.partial(require, "Misclassified")
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Misclassified(pl.Callback):
     Images are counted in the order of the data, as `ImageDataModule` and a `DataLoader` without shuffling have it.
 
     Args:
-        num_samples: images in a picture.
+        num_samples: images in a picture, at most 500.
         every_n_epochs: so often in a fit; ten times a run if not given. Always after the last epoch, and after `test`.
         method: how heatmaps are computed: `gradcam`, or the name of another method of pytorch-grad-cam.
         layers: names of the network's modules whose heatmaps are averaged, for example `[layer2, layer3]`; the last
@@ -73,7 +73,7 @@ class Misclassified(pl.Callback):
     run_dir: Path | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        _require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
+        _require(1 <= self.num_samples <= MOST, "num_samples", self.num_samples, f"1 to {MOST}")
         every = self.every_n_epochs
         _require(every is None or every >= 1, "every_n_epochs", every, "1 or more")
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,17 @@ def is_due(trainer: pl.Trainer, every_n_epochs: int | None) -> bool:
     if trainer.state.fn != "fit":
         return True
     total, per_epoch = run_length(trainer)
-    epochs, gap = -(-total // per_epoch), trainer.check_val_every_n_epoch or 1
+    epochs, gap = -(-total // per_epoch), _epochs_between_validations(trainer)
     times, span = (TIMES, epochs) if every_n_epochs is None else (1, every_n_epochs)
     done = trainer.current_epoch + 1
     passed = done * times // span > (done - gap) * times // span
     return not trainer.sanity_checking and (passed or done + gap > epochs)
+
+
+def _epochs_between_validations(trainer: pl.Trainer) -> int:
+    """Rounded up; the interval may also be given in batches, over the ends of epochs."""
+    batches = trainer.val_check_batch or 1
+    return trainer.check_val_every_n_epoch or max(1, math.ceil(batches / trainer.num_training_batches))
 
 
 def output_dir(trainer: pl.Trainer, run_dir: Path | None) -> Path | None:

@@ -63,15 +63,22 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the classes in a split's folder, sorted.
 
     Raises:
-        DataError: when there are fewer than two, or two that differ only in case or spaces.
+        DataError: when there are fewer than two, two that differ only in case or spaces, or one that is no text.
     """
     with _readable():
         names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
     if len(names) < 2:
         raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
+    if odd := [name for name in names if not _is_text(name)]:
+        raise DataError(f"{folder}: class folders whose names are no UTF-8: {', '.join(map(ascii, odd))}")
     if twins := _twins(names):
         raise DataError(f"{folder}: class folders that differ only in case or spaces: {twins}; merge or rename them")
     return names
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written anywhere: what is no UTF-8 comes from the file system as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _twins(names: Sequence[str]) -> list[str]:

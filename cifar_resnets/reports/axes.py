@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 MANY_DECADES = 2.5  # from here on a logarithmic axis names powers of ten only
 SAME = 1e-4  # part of a value, below which a difference is not drawn
+TINY, HUGE = 1e-100, 1e100  # beyond which a range may under- or overflow
 ROOM = 24.0  # pixels from one value beside an axis to the next
 
 
@@ -54,13 +55,13 @@ def axis_over(
     """An axis over some values, with a little room where they are all the same.
 
     Args:
-        values: what is to be shown; those that are not finite are passed over.
+        values: what is to be shown; those that are not finite, or nearly so, are passed over.
         start: position of the smallest in pixels.
         end: position of the largest.
         log: whether it is to be logarithmic, as far as all values are above 0.
         whole: limits that the axis does not leave, for example 0 and 100 per cent.
     """
-    known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    known = _drawable(values) or [0.0, 1.0]
     low, high = min(known), max(known)
     if log and low > 0:
         room = max((high / low) ** 0.04, 1.05)
@@ -74,8 +75,13 @@ def axis_over(
 
 def spans_decades(values: Iterable[float]) -> bool:
     """Whether values are told apart only on a logarithmic axis."""
-    known = [value for value in values if math.isfinite(value)]
+    known = _drawable(values)
     return bool(known) and min(known) > 0 and max(known) > 10 * min(known)
+
+
+def _drawable(values: Iterable[float]) -> list[float]:
+    """The values that an axis can reach over; NaN is less than nothing."""
+    return [0.0 if abs(value) < TINY else value for value in values if abs(value) < HUGE]
 
 
 def tick_text(value: float) -> str:

@@ -16,7 +16,7 @@ from cifar_resnets.reports.tables import Curve, Floats, finite
 
 WIDTH = 360  # pixels: a phone's; a wider page shows several charts in a row
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 8, 32
-NUM_COLORS = 6
+NUM_COLORS = 8
 FEW = 16  # points, each of which is marked
 LEVELS = 8  # of colour in a grid
 

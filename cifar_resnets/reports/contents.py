@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
+KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError, yaml.YAMLError: when it is something else.
     """
-    return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    config = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that holds itself, and has no end
+    return config
 
 
 def read_record(path: Path) -> Record:
@@ -102,14 +105,20 @@ def read_record(path: Path) -> Record:
     git = data.get("git") or {}
     versions = {"cifar_resnets": data.get("cifar_resnets"), "python": data.get("python"), **data.get("packages", {})}
     return Record(
-        command=[str(word) for word in data.get("command", [])],
+        command=_texts(data.get("command", [])),
         started=str(data.get("started", "")),
         versions={name: str(version) for name, version in versions.items() if version is not None},
         platform=str(data.get("platform", "")),
         commit=str(git.get("commit", "")),
-        changed=[str(line) for line in git.get("changed", [])],
+        changed=_texts(git.get("changed", [])),
         seed="" if data.get("seed") is None else str(data["seed"]),
     )
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError("it holds something else than a list of words")
+    return [str(each) for each in value]
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -132,9 +141,16 @@ def _proportion(row: Mapping[str, Any]) -> Proportion:
         str(row["name"]),
         int(row["correct"]),
         int(row["images"]),
-        None if accuracy is None else float(accuracy),
-        None if interval is None else (float(interval[0]), float(interval[1])),
+        None if accuracy is None else _part(accuracy),
+        None if interval is None else (_part(interval[0]), _part(interval[1])),
     )
+
+
+def _part(value: Any) -> float:
+    part = float(value)
+    if not -1e-9 <= part <= 1 + 1e-9:  # NaN too
+        raise ValueError(f"an accuracy of {part:g} is not from 0 to 1")
+    return part
 
 
 def read_mistakes(path: Path) -> Mistakes:
@@ -167,10 +183,13 @@ def read_gallery(path: Path) -> Mistakes:
 def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
     """The arrays, if their shapes fit each other."""
     images = arrays["images"]
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise ValueError("its images are no uint8 array (m, h, w, 3)")
     if any(len(array) != len(images) for array in arrays.values()):
         raise ValueError("its arrays are of different lengths")
+    for name, kind in zip(MISTAKES, ("integers",) * 3 + ("floats",) * 2, strict=False):
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind not in KINDS[kind]:
+            raise ValueError(f"its {name} is no array of {kind} (m,)")
     return arrays
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cifar_resnets.reports.classes import calibration
 from cifar_resnets.reports.run_files import Run
 from cifar_resnets.reports.tables import Curve, finite
-from cifar_resnets.reports.words import SPACE, Fact, duration, interval, joined, number, percent
+from cifar_resnets.reports.words import MISSING, SPACE, Fact, duration, interval, joined, number, percent
 
 STAGES = {"test": "test", "val": "validation"}
 
@@ -53,7 +53,8 @@ def figures(run: Run) -> list[Fact]:
     facts = [*_validation(run)]
     if run.evaluation is not None:
         facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
-        facts.append(Fact(f"{STAGES[run.stage]} loss", f"{number(run.evaluation.loss)}{SPACE}nats"))
+        loss = number(run.evaluation.loss)
+        facts.append(Fact(f"{STAGES[run.stage]} loss", loss if loss == MISSING else f"{loss}{SPACE}nats"))
     if reliability := calibration(run):
         facts.append(Fact("calibration error", percent(reliability.ece), "ECE in 15 bins"))
     return facts + timing(run)[:2]
@@ -65,7 +66,7 @@ def _validation(run: Run) -> list[Fact]:
     if run.stage == "val" or curve is None or not len(finite(curve.y)):
         return []
     best = int(np.nanargmax(curve.y))
-    return [Fact("best validation accuracy", percent(float(curve.y[best])), f"epoch {curve.x[best]:g}")]
+    return [Fact("best validation accuracy", percent(float(curve.y[best])), f"epoch {round(curve.x[best], 2):g}")]
 
 
 def timing(run: Run) -> list[Fact]:
@@ -73,7 +74,7 @@ def timing(run: Run) -> list[Fact]:
     seconds, speed = (_known(run.history.get(f"time/{name}")) for name in ("epoch_seconds", "images_per_second"))
     facts = []
     if len(seconds):
-        facts.append(Fact("training time", duration(float(seconds.sum())), f"{len(seconds)} epochs"))
+        facts.append(Fact("training time", duration(float(seconds.sum())), _plural(len(seconds), "epoch")))
     if len(speed):
         facts.append(Fact("throughput", f"{np.median(speed):,.0f}{SPACE}images/s", "median over the epochs"))
     if len(seconds):
@@ -92,9 +93,9 @@ def recipe(run: Run) -> list[Fact]:
     facts = [
         Fact("network", joined(text(run.setting("model.network")), text(run.setting("model.network_args")))),
         Fact("parameters", _parameters(run)),
-        Fact("data", joined(class_name(run.setting("data")), _counted(run, "data.init_args.num_train", "images"))),
+        Fact("data", joined(class_name(run.setting("data")), _counted(run, "data.init_args.num_train", "image"))),
         Fact("batch size", text(run.setting("data.init_args.batch_size"))),
-        Fact("length", joined(_counted(run, "trainer.max_epochs", "epochs"), _steps(run))),
+        Fact("length", joined(_counted(run, "trainer.max_epochs", "epoch"), _steps(run))),
         Fact("optimizer", _optimizer(run)),
         Fact("schedule", schedule),
         Fact("precision", text(run.setting("trainer.precision"))),
@@ -122,11 +123,16 @@ def _parameters(run: Run) -> str:
 
 def _counted(run: Run, key: str, what: str) -> str:
     value = run.setting(key)
-    return f"{value:,} {what}" if isinstance(value, int) and value > 0 else ""
+    return _plural(value, what) if isinstance(value, int) and value > 0 else ""
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what if number == 1 else f'{what}s'}"
 
 
 def _steps(run: Run) -> str:
-    return _counted(run, "trainer.max_steps", "steps at most")
+    steps = _counted(run, "trainer.max_steps", "step")
+    return steps and f"{steps} at most"
 
 
 def _optimizer(run: Run) -> str:

@@ -46,7 +46,10 @@ def run(args: list[str]) -> None:
     output = options.output or (options.runs[0] if len(options.runs) == 1 else Path()) / FILE_NAME
     _check_output(output, options.runs)
     write_report(options.runs, output)
-    print(f"report: {output}")
+    try:
+        print(f"report: {output}")
+    except UnicodeEncodeError:  # a path may hold what the terminal cannot show
+        print(f"report: {ascii(str(output))}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,16 +78,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_output(output: Path, runs: Sequence[Path]) -> None:
-    """Refuses a file that could not be written, or that belongs to one run while there are several.
+    """Refuses a file that could not be written, or that belongs to another run.
 
     Raises:
         ConfigurationError, OutputError: see above.
     """
-    if output.exists() and not output.is_file():
+    if os.path.exists(output) and not os.path.isfile(output):  # pathlib raises OSError for a name that is too long
         raise OutputError(f"--output: {output} is no file, give the name of one, such as {FILE_NAME}")
-    if len(runs) > 1 and output.name == FILE_NAME and is_run(output.parent):
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigurationError(f"--output: {output} is not allowed, end it with .html")
+    own = len(runs) == 1 and os.path.realpath(runs[0]) == os.path.realpath(output.parent)
+    if output.name == FILE_NAME and is_run(output.parent) and not own:
         raise ConfigurationError(f"--output: {output} is the report of that run alone, give another file")
-    if not output.parent.is_dir() and output.parent not in runs:  # a missing run has its own message
+    if not os.path.isdir(output.parent) and output.parent not in runs:  # a missing run has its own message
         raise OutputError(f"--output: there is no folder {output.parent}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -32,7 +34,8 @@ KNOWN = (
     *("test.json", "test_predictions.csv", "val.json", "val_predictions.csv"),
 )
 DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
+    *(ArithmeticError, RuntimeError, MemoryError),  # of infinite counts, of ciphers and depths, of absurd sizes
     *(csv.Error, yaml.YAMLError, zipfile.BadZipFile, zlib.error),
 )
 
@@ -111,7 +114,7 @@ def read_run(folder: Path, label: str) -> Run:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a file that only a run writes."""
-    return any((folder / name).is_file() for name in KNOWN)
+    return any(os.path.isfile(folder / name) for name in KNOWN)
 
 
 def check_run(folder: Path) -> None:
@@ -119,14 +122,20 @@ def check_run(folder: Path) -> None:
 
     Raises:
         ConfigurationError: when there is no such folder.
-        DataError: when it is another one.
+        DataError: when it is another one, or may not be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib raises OSError for a name that is too long
         raise ConfigurationError(f"report: there is no folder {folder}, give a run's, such as logs/NAME/version_0")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"report: {folder} cannot be read: {os.strerror(errno.EACCES)}")
     if not is_run(folder):
-        inner = sorted(path for path in folder.glob("version_*") if is_run(path))
+        inner = sorted((path for path in folder.glob("version_*") if is_run(path)), key=_in_order)
         hint = f", did you mean {inner[-1]}?" if inner else f" (it has none of {', '.join(KNOWN[:5])})"
         raise DataError(f"report: {folder} is not the folder of a run{hint}")
+
+
+def _in_order(folder: Path) -> tuple[int, str]:
+    return len(folder.name), folder.name  # version_10 comes after version_9
 
 
 def labels_of(folders: Sequence[Path]) -> list[str]:
@@ -135,7 +144,7 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     Raises:
         ConfigurationError: when a folder is given twice.
     """
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [Path(os.path.realpath(folder)).parts for folder in folders]  # pathlib raises for a loop of links
     if len(set(parts)) < len(parts):
         twice = next(folder for folder, own in zip(folders, parts, strict=True) if parts.count(own) > 1)
         raise ConfigurationError(f"report: {twice} is given twice")
@@ -162,6 +171,8 @@ class _Files:
         if not path.exists():
             return None
         try:
+            if not path.is_file():
+                raise ValueError("it is no file")  # a pipe would never end
             return parse(path)
         except DAMAGE as error:
             note = f"{name} cannot be read: {_reason(error)}"
@@ -172,6 +183,6 @@ class _Files:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
+    if isinstance(error, (KeyError, TypeError, AttributeError, IndexError, ArithmeticError)):
         return "it does not hold what `cifar-resnets` writes"
     return " ".join(str(error).split()) or type(error).__name__

@@ -82,10 +82,12 @@ def setting_table(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def versus(first: Run, second: Run, color: int) -> Versus:
     """Compares a run with the first one, image by image."""
+    if first.stage != second.stage:
+        return Versus(first.label, second.label, color, "one was tested, the other one validated only")
     missing = [run.label for run in (first, second) if run.predictions is None]
     if first.predictions is None or second.predictions is None:
         return Versus(
-            first.label, second.label, color, f"there is no test_predictions.csv of {' or of '.join(missing)}"
+            first.label, second.label, color, f"there is no {first.stage}_predictions.csv of {' or of '.join(missing)}"
         )
     try:
         comparison = compare(first.predictions, second.predictions)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import TypeVar
 
 import numpy as np
@@ -102,13 +104,15 @@ def _parsed(rows: list[dict[str, str]], parse: Callable[[Mapping[str, str]], T])
 
 def _steps_per_epoch(rows: list[dict[str, float]]) -> float | None:
     """Optimizer steps of an epoch, of which the last may be shorter; None where the file does not say."""
-    ends = {row["epoch"]: row["step"] for row in rows if {"epoch", "step", "train/loss"} <= row.keys()}
-    return float(np.median([(step + 1) / (epoch + 1) for epoch, step in ends.items()])) if ends else None
+    whole = [row for row in rows if {"epoch", "step", "train/loss"} <= row.keys()]
+    ends = {row["epoch"]: row["step"] for row in whole if min(row["epoch"], row["step"]) >= 0}
+    # of two epochs the longer one
+    return median_high((step + 1) / (epoch + 1) for epoch, step in ends.items()) if ends else None
 
 
 def _curve(rows: list[dict[str, float]], name: str, per_epoch: float | None) -> Curve:
     points = {_epochs(row, per_epoch): row[name] for row in rows if name in row}  # of two values the newer one
-    x = sorted(points)
+    x = sorted(filter(math.isfinite, points))
     return Curve(np.array(x), np.array([points[each] for each in x]))
 
 
@@ -123,7 +127,7 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
     """The columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`.
 
     Raises:
-        ValueError: when there are other columns, no rows, or classes that are in no column.
+        ValueError: when there are other columns, no rows, rows missing, or classes that are in no column.
     """
     rows = read_rows(path, notes)
     if not rows:
@@ -131,6 +135,8 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
     columns = [name for name in rows[0] if name.startswith("p(") and name.endswith(")")]
     if list(rows[0]) != ["index", "label", "predicted", *columns]:
         raise ValueError("it has other columns than index, label, predicted and probabilities")
+    if [row["index"] for row in rows] != [str(index) for index in range(len(rows))]:
+        raise ValueError("its images are not in the order of the data, or some are missing")
     names = tuple(name[2:-1] for name in columns)
     number = {name: position for position, name in enumerate(names)}
     if unknown := {row[key] for row in rows for key in ("label", "predicted")} - number.keys():
@@ -144,8 +150,8 @@ def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:
     rows = [_numbers(row) for row in read_rows(path, notes)]
     runs = [[row for row in rows if row["run"] == run] for run in sorted({row["run"] for row in rows})]
     columns = [[np.array([row[name] for row in run]) for name in ("lr", "loss", "smoothed_loss")] for run in runs]
-    if any(not (rates > 0).all() for rates, _, _ in columns):
-        raise ValueError("it holds rates that are not above 0")
+    if any(not ((rates > 0) & np.isfinite(rates)).all() for rates, _, _ in columns):
+        raise ValueError("it holds rates that are not above 0, or not finite")
     return [(Curve(rates, losses), Curve(rates, smoothed)) for rates, losses, smoothed in columns]
 
 

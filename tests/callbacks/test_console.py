@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cifar_resnets.callbacks.console import EpochBar, EpochLines, duration, epoch_line
 from cifar_resnets.classifier import ImageClassifier
@@ -54,3 +55,30 @@ def test_bar_counts_from_one_to_the_real_number_of_epochs(monkeypatch: pytest.Mo
     )
     trainer.fit(module, datamodule=data)
     assert list(dict.fromkeys(shown)) == ["Epoch 1/2", "Epoch 2/2"]
+
+
+def test_a_resumed_run_has_a_line_for_each_epoch_that_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Digits(num_train=40, batch_size=10)
+
+    def fit(max_epochs: int, ckpt_path: Path | None = None) -> tuple[list[str], pl.Trainer]:
+        # in the validation, as the last.ckpt of the command line: Lightning ends that epoch once more, without a batch
+        last = ModelCheckpoint(tmp_path / str(max_epochs), filename="last", save_on_train_epoch_end=False)
+        run = pl.Trainer(
+            callbacks=[EpochLines(), last],
+            max_epochs=max_epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = ImageClassifier(data.class_names, network_args={"depths": [1], "widths": [16]})
+        run.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")], run
+
+    fit(2)
+    lines, run = fit(4, tmp_path / "2/last.ckpt")
+    assert [line.partition("  ")[0] for line in lines] == ["epoch 3/4", "epoch 4/4"]
+    assert not any("nan" in line for line in lines)
+    assert all(metric.isfinite() for name, metric in run.callback_metrics.items() if name.startswith("train/"))

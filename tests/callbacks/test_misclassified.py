@@ -517,7 +517,8 @@ def test_two_ranks_show_what_one_shows_and_write_it_once(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_samples": 0}, "Misclassified.num_samples: 0 is not allowed, give 1 or more"),
+        ({"num_samples": 0}, "Misclassified.num_samples: 0 is not allowed, give 1 to 500"),
+        ({"num_samples": 501}, "Misclassified.num_samples: 501 is not allowed, give 1 to 500"),  # a picture of GB
         ({"every_n_epochs": 0}, "Misclassified.every_n_epochs: 0 is not allowed, give 1 or more"),
         ({"method": "gradcan"}, f"Misclassified.method: gradcan is not allowed, give one of {', '.join(METHODS)}"),
         ({"layers": []}, "Misclassified.layers: [] is not allowed, give one name or more, or null"),

@@ -61,6 +61,13 @@ def due(every: int | None, data=None, **changes) -> list[int]:
         (2, {"max_epochs": 10, "check_val_every_n_epoch": 3}, [3, 6, 9]),
         (4, {"max_epochs": 12, "check_val_every_n_epoch": 3}, [6, 9, 12]),
         (50, {"max_epochs": 8, "check_val_every_n_epoch": 3}, [6]),
+        # every so many batches, over the ends of epochs
+        (
+            None,
+            {"max_epochs": 30, "check_val_every_n_epoch": None, "val_check_interval": 4},
+            [4, 8, 12, 16, 20, 24, 28],
+        ),
+        (10, {"max_epochs": 30, "check_val_every_n_epoch": None, "val_check_interval": 4}, [12, 20, 28]),
         # a run of steps: the last epoch is not complete
         (3, {"max_epochs": None, "max_steps": 7}, [3, 6, 7]),
         (2, {"max_epochs": None, "max_steps": 5, "limit_train_batches": 2}, [2, 3]),

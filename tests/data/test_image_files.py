@@ -21,6 +21,7 @@ from PIL import Image
 
 from cifar_resnets.data import image_files
 from cifar_resnets.data.image_files import to_rgb
+from cifar_resnets.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,12 @@ def test_linked_class_folders(root):
     shutil.move(root / "train/cat", root.parent / "cats")
     (root / "train/cat").symlink_to(root.parent / "cats")
     assert len(start(root)["train"][0]) == 6
+
+
+def test_a_class_folder_that_is_no_text_is_refused(root):
+    os.rename(os.fsencode(root / "train/cat"), os.fsencode(root / "train") + b"/\xff\xfecat")
+    with pytest.raises(DataError, match=r"no UTF-8: '\\udcff\\udcfecat'"):
+        start(root)
 
 
 def test_pipes_are_not_waited_for(root):

@@ -70,3 +70,11 @@ def test_what_needs_a_logarithm() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.1, "0.1"), (1e-4, "0.0001"), (1e-5, "1e-5"), (2e6, "2e6"), (0, "0")])
 def test_tick_texts(value: float, text: str) -> None:
     assert tick_text(value) in (text, "1e-4" if value == 1e-4 else text)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_what_is_nearly_infinite_or_nearly_nothing(log: bool) -> None:
+    for values in ([1e308, 1.0], [-1e308, 1e308], [5e-324, 2.0], [1e-99, 1e99], [0.0, 1e-320]):
+        axis = axis_over(values, 0, 100, log)
+        assert all(map(math.isfinite, [axis.low, axis.high, *axis.ticks(), *map(axis.at, values)]))
+    assert not spans_decades([1e-320, 2.0])

@@ -11,6 +11,7 @@ from report_runs import write_run
 from cifar_resnets.reports.contents import Record
 from cifar_resnets.reports.overview import command, figures, headline, origin, recipe, subtitle, timing
 from cifar_resnets.reports.run_files import Run, read_run
+from cifar_resnets.reports.tables import Curve
 from cifar_resnets.reports.words import Fact
 
 
@@ -92,3 +93,22 @@ def test_an_empty_run_has_nothing_to_say() -> None:
 def test_a_configuration_of_another_shape(run: Run) -> None:
     strange = replace(run, config={"model": "x", "data": [1], "trainer": {"max_epochs": "many"}})
     assert plain(recipe(strange))["data"] == "[1]"
+
+
+def test_a_loss_that_is_no_number_has_no_unit(run: Run) -> None:
+    assert run.evaluation is not None
+    unknown = replace(run, evaluations={"test": replace(run.evaluation, loss=float("nan"))})
+    assert {fact.name: fact.value for fact in figures(unknown)}["test loss"] == "–"
+
+
+def test_the_best_epoch_may_be_a_part_of_one(run: Run) -> None:
+    halved = replace(run, history={"val/acc": Curve(np.array([1 / 3, 2 / 3]), np.array([0.1, 0.2]))})
+    assert figures(halved)[0].note == "epoch 0.67"
+
+
+def test_a_single_epoch_is_no_plural(run: Run) -> None:
+    config = {**run.config, "trainer": {"max_epochs": 1, "max_steps": 1000}}
+    history = {"time/epoch_seconds": Curve(np.array([1.0]), np.array([2.0]))}
+    short = replace(run, config=config, history=history)
+    assert timing(short)[0].note == "1 epoch"
+    assert "1 epoch, 1,000 steps at most" in [fact.value for fact in recipe(short)]

@@ -17,6 +17,7 @@ from report_runs import HOSTILE, write_run
 from support import Result
 
 from cifar_resnets.errors import OutputError
+from cifar_resnets.reports.charts import NUM_COLORS
 from cifar_resnets.reports.report import render, write_report
 from cifar_resnets.reports.run_files import KNOWN, read_run
 
@@ -242,7 +243,7 @@ def test_contrast_of_both_schemes(scheme: int) -> None:
     block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
     colors = dict(re.findall(r"--([\w-]+): ([^;]+);", block))
     for ground in (colors["bg"], colors["panel"]):
-        for text in ("ink", "muted", "link", "rise", "fall", *(f"s{n}" for n in range(6))):
+        for text in ("ink", "muted", "link", "rise", "fall", *(f"s{n}" for n in range(NUM_COLORS))):
             assert contrast(colors[text], ground) >= 4.5, text
     for kind in ("hit", "miss"):
         cell = mixed(colors["bg"], colors[kind], float(colors["strength"]))
@@ -313,6 +314,7 @@ def test_a_comparison_is_never_the_report_of_one_run(
     for n, name in enumerate("ab"):
         write_run(tmp_path / name, seed=n)
     one_line(cli("report", "a", "b", "--output", "b/report.html"), 2, "--output", "b/report.html", "another file")
+    one_line(cli("report", "a", "--output", "b/report.html"), 2, "--output", "b/report.html", "another file")
     monkeypatch.chdir(tmp_path / "a")
     one_line(cli("report", "../a", "../b"), 2, "--output")
     assert not list(tmp_path.glob("*/report.html"))
@@ -332,6 +334,9 @@ def test_a_comparison_is_never_the_report_of_one_run(
         (["run", "--output", "run"], 6, ("--output", "no file")),
         (["run", "--output", "/dev/null"], 6, ("--output", "/dev/null")),
         (["run", "--output", "/proc/x.html"], 6, ("x.html",)),
+        (["x" * 300], 2, ("no folder",)),
+        (["run", "--output", "x" * 300 + ".html"], 6, ("too long",)),
+        (["run", "--output", "run/metrics.csv"], 2, ("metrics.csv", ".html")),
     ],
 )
 def test_one_line_for_what_is_wrong(
@@ -351,3 +356,24 @@ def test_help(cli: Callable[..., Result]) -> None:
     assert "RUN_DIR" in result.out
     assert "--output FILE" in result.out
     assert "cifar-resnets report logs/" in result.out
+
+
+def test_a_terminal_that_cannot_show_the_path(tmp_path: Path) -> None:
+    write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_resnets", "report", b"caf\xe9"],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"report: 'caf\\udce9/report.html'\n"
+
+
+def test_a_validation_among_tests_is_named(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name) for name in "ab"]
+    for path in list(folders[1].glob("test*")):
+        path.rename(path.with_name(path.name.replace("test", "val")))
+    page = render([read_run(folder, folder.name) for folder in folders])
+    assert page.count("of validation images") == 1
+    assert "validated only" in page

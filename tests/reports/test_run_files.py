@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,8 @@ def test_damage_is_a_note(folder: Path, name: str, damage: bytes | str) -> None:
         ("run.json", {"git": [1]}),
         ("run.json", {"packages": None}),
         ("run.json", {"command": 7}),
+        ("run.json", {"command": "cifar-resnets fit"}),
+        ("run.json", {"git": {"changed": "M a.py"}}),
     ],
 )
 def test_json_of_another_shape(folder: Path, name: str, content: object) -> None:
@@ -138,3 +143,76 @@ def test_labels_are_short_and_different(tmp_path: Path) -> None:
     assert labels_of(folders[3:]) == ["other"]
     with pytest.raises(ConfigurationError, match="twice"):
         labels_of([folders[0], folders[1] / "../../../a/x/version_0"])
+
+
+def test_a_loop_of_links_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert labels_of([tmp_path / "loop"]) == ["loop"]
+    with pytest.raises(ConfigurationError, match="no folder"):
+        read_run(tmp_path / "loop", "a")
+
+
+def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+    with pytest.raises(DataError, match=r"version_0 cannot be read: Permission denied"):
+        read_run(folder, "a")
+
+
+def test_the_newest_run_is_meant(folder: Path) -> None:
+    folder.rename(folder.with_name("version_9"))
+    write_run(folder.with_name("version_10"))
+    with pytest.raises(DataError, match="did you mean .*version_10"):
+        read_run(folder.parent, "a")
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "lr_finder.csv").unlink()
+    os.mkfifo(folder / "lr_finder.csv")
+    assert read_run(folder, "a").notes == ["lr_finder.csv cannot be read: it is no file"]
+
+
+def test_figures_that_cannot_be(folder: Path) -> None:
+    figures = json.loads((folder / "test.json").read_text())
+    for change in ({"correct": float("inf")}, {"accuracy": 7}, {"interval": [float("nan")] * 2}):
+        (folder / "test.json").write_text(json.dumps({**figures, **change}))
+        assert [note[:24] for note in read_run(folder, "a").notes] == ["test.json cannot be read"]
+
+
+def test_a_configuration_that_holds_itself(folder: Path) -> None:
+    (folder / "config.yaml").write_text("model: &a\n  b: *a\n")
+    assert read_run(folder, "a").notes == ["config.yaml cannot be read: Circular reference detected"]
+
+
+@pytest.mark.parametrize("name", ["gallery.npz", "mistakes.npz"])
+def test_arrays_of_another_type(folder: Path, name: str) -> None:
+    arrays = dict(np.load(folder / name))
+    pairs = np.stack([arrays["label"]] * 2, axis=1)
+    for change in (
+        {"label": pairs},
+        {"index": arrays["index"] + 0.5},
+        {"p_label": arrays["p_label"].astype(str)},
+        {"images": arrays["images"][:, :0]},
+    ):
+        np.savez(folder / name, **{**arrays, **change})
+        assert [note[: len(name)] for note in read_run(folder, "a").notes] == [name]
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])
+def test_an_archive_that_asks_for_a_cipher_or_an_unknown_method(folder: Path, offset: int, value: int) -> None:
+    content = bytearray((folder / "mistakes.npz").read_bytes())
+    local, central = content.find(b"PK\x03\x04"), content.find(b"PK\x01\x02")
+    content[local + offset - 2] = content[central + offset] = value
+    (folder / "mistakes.npz").write_bytes(content)
+    assert len(read_run(folder, "a").notes) == 1
+
+
+def test_an_array_larger_than_any_memory(folder: Path) -> None:
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**13, 32, 32, 3)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(folder / "mistakes.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "mistakes.npz", "w") as archive:
+        for name, content in {**members, "images.npy": header.getvalue()}.items():
+            archive.writestr(name, content)
+    assert [note[:27] for note in read_run(folder, "a").notes] == ["mistakes.npz cannot be read"]

@@ -57,3 +57,7 @@ def test_why_two_runs_are_not_compared(runs: list[Run], tmp_path: Path) -> None:
     assert "of a or of b" in versus(*empty, 1).reason
     fewer = read_run(write_run(tmp_path / "fewer", num_test=50), "fewer")
     assert "60 and 50 images" in versus(first, fewer, 1).reason
+    validated = replace(second, stage="val")
+    assert "validated only" in versus(first, validated, 1).reason
+    without = replace(validated, predictions=None)
+    assert "val_predictions.csv of b" in versus(replace(first, stage="val"), without, 1).reason

@@ -105,3 +105,27 @@ def test_search(tmp_path: Path) -> None:
     assert runs[1][0].x.tolist() == [0.1, 0.2]
     with pytest.raises(ValueError, match="not above 0"):
         read_search(write(tmp_path / "s.csv", "run,step,lr,loss,smoothed_loss\n0,0,0,1,1\n"), [])
+
+
+def test_a_last_epoch_that_ended_early_is_a_part_of_one(tmp_path: Path) -> None:
+    text = "epoch,step,train/loss,val/acc\n0,3,1.0,0.1\n1,6,0.9,0.2\n"
+    assert read_history(write(tmp_path / "m.csv", text), [])["val/acc"].x.tolist() == [1, 1.75]
+
+
+@pytest.mark.parametrize("row", ["-1,-1,2,0.7", "0,-1,2,0.7", "nan,nan,2,0.7", "inf,inf,2,0.7"])
+def test_epochs_that_are_none(tmp_path: Path, row: str) -> None:
+    text = f"epoch,step,train/loss,val/acc\n{row}\n1,7,2,0.5\n"
+    curve = read_history(write(tmp_path / "m.csv", text), [])["val/acc"]
+    assert np.isfinite(curve.x).all()
+    assert (curve.x[-1], curve.y[-1]) == (2, 0.5)
+
+
+def test_a_row_that_is_missing_would_shift_the_others(tmp_path: Path) -> None:
+    text = "index,label,predicted,p(a),p(b)\n0,a,a,1,0\n2,a,b,0,1\n"
+    with pytest.raises(ValueError, match="missing"):
+        read_predictions(write(tmp_path / "p.csv", text), [])
+
+
+def test_an_infinite_rate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        read_search(write(tmp_path / "s.csv", "run,step,lr,loss,smoothed_loss\n0,0,inf,1,1\n"), [])
