@@ -20,6 +20,7 @@ from cifar_resnets.analysis import calibration as numbers
 from cifar_resnets.analysis.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
 from cifar_resnets.analysis.calibration_figures import plot_precision_recall, plot_reliability
 from cifar_resnets.analysis.evaluation_figures import plot_class_accuracy, plot_confused_pairs, plot_confusion
+from cifar_resnets.analysis.gallery import shown_name
 from cifar_resnets.callbacks.outputs import OutputCollector, Outputs
 from cifar_resnets.callbacks.pictures import garbage_collected, is_due, output_dir, publish
 from cifar_resnets.callbacks.predictions import write_csv
@@ -150,7 +151,7 @@ class Evaluated:
 
     def figures(self) -> dict[str, Callable[[], Figure]]:
         """What draws each figure, by the end of its tag: one figure at a time is in memory."""
-        names = self.class_names
+        names = [shown_name(name, number) for number, name in enumerate(self.class_names)]
         return {
             "matrix": functools.partial(plot_confusion, self.confusion, names),
             "class_accuracy": functools.partial(plot_class_accuracy, *class_accuracy(self.confusion), names),

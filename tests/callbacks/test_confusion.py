@@ -395,6 +395,15 @@ def test_classes_without_images_have_no_numbers(tmp_path):
     assert values[[0, 2]].tolist() == [0.5, 1.0] and np.isnan(values[1]) and np.isnan(intervals[1]).all()
 
 
+def test_classes_whose_letters_cannot_be_drawn_are_told_apart(seen):
+    names = ["猫", "犬", "cat"]
+    for draw in Evaluated.of(Outputs(torch.tensor([0, 1, 2]), torch.eye(3)), names).figures().values():
+        draw()
+    for name in PLOTS:
+        if name != "plot_reliability":  # it has no names
+            assert seen[name][-1] == ["class 0", "class 1", "cat"]
+
+
 @pytest.mark.parametrize("value", [0, -3])
 def test_a_number_below_one_is_refused(value):
     with pytest.raises(
