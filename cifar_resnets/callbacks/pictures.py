@@ -63,7 +63,7 @@ def publish(
         trainer: whose loggers are used; only rank 0 may call this.
         folder: see `output_dir`; no file is written if None.
         tag: the name in TensorBoard, for example `val_confusion/matrix`.
-        picture: a figure, which is empty afterwards, or an RGB image.
+        picture: a figure, or an RGB image.
         step: of the weights that it shows; the newest if not given.
     """
     image = picture if isinstance(picture, Image.Image) else _drawn(picture)
