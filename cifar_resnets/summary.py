@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import timm
@@ -24,7 +24,7 @@ from cifar_resnets.analysis.receptive_field import summarize
 from cifar_resnets.analysis.table import FORMATS, WIDE, print_summary
 from cifar_resnets.errors import ConfigurationError, DataError
 from cifar_resnets.models.weights import load_weights
-from cifar_resnets.usage import check_figure_path
+from cifar_resnets.usage import CommandParser, check_figure_path
 
 EXAMPLES = """
   cifar-resnets summary cifar_resnet20
@@ -60,19 +60,8 @@ def run(args: list[str]) -> None:
         raise SystemExit(1)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"summary: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="cifar-resnets summary",
-        description="Show a network's layers, parameters and receptive fields.",
-        epilog=f"examples:\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("summary", "Show a network's layers, parameters and receptive fields.", EXAMPLES)
     add = parser.add_argument
     add("network", help="name in timm's registry (cifar_* among them) or in torchvision's; torchvision/NAME if in both")
     add("--input_size", "--input-size", metavar="SIZE", help="32, 32x48 or 3x32x48 (c x h x w); the network's own")

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cifar_resnets.errors import ConfigurationError, OutputError
 
 FIGURES = (".png", ".jpg", ".pdf", ".svg")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a light subcommand, whose errors are lines of ours.
+
+    Args:
+        command: name of the subcommand.
+        description: what it does.
+        examples: command lines, one a line.
+    """
+
+    def __init__(self, command: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"cifar-resnets {command}",
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigurationError."""
+        raise ConfigurationError(f"{self.command}: {message}")
 
 
 def explain(message: str, keys: Collection[str], choices: Mapping[str, Sequence[str]]) -> str:

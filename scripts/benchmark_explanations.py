@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from benchmark_trainer import Noise, machine, positive
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from benchmark_trainer import Noise, device_of, machine, positive, quiet_trainer
 
 from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.dashboard import Dashboard
@@ -76,16 +75,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[float, dict[str, fl
     seconds: dict[str, float] = defaultdict(float)
     explanations = Explanations(Misclassified(), Confusion()).callbacks(folder, [])
     epochs, own = Epochs(), [timed(each, seconds) for each in (Dashboard(), *explanations)]
-    trainer = pl.Trainer(
-        accelerator=args.accelerator,
-        devices=1,
-        max_epochs=args.epochs,
-        logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")],
-        callbacks=[*own, epochs],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(folder, args.accelerator, *own, epochs, max_epochs=args.epochs)
     data = Noise(args.batches, args.batch_size, NUM_VAL)
     trainer.fit(ImageClassifier(data.class_names, args.network, schedule=OneCycle()), datamodule=data)
     return epochs.marks[-1] - epochs.marks[0], seconds
@@ -109,8 +99,7 @@ def main() -> None:
     ratio = sum(seconds.values()) / total
     verdict = "reached" if ratio < TARGET else "missed"
     print(f"{ratio:.2%} of the {total / args.epochs:.1f} s of an epoch (target {TARGET:.0%}: {verdict})")
-    device = pl.Trainer(accelerator=args.accelerator, devices=1, logger=False).strategy.root_device
-    print("\n".join(machine(device).split("; ")))
+    print("\n".join(machine(device_of(args.accelerator)).split("; ")))
 
 
 if __name__ == "__main__":

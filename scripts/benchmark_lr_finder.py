@@ -14,16 +14,15 @@ import logging
 import statistics
 import tempfile
 import warnings
+from pathlib import Path
 
 import lightning.pytorch as pl
-from benchmark_trainer import Clock, Noise, machine, now, positive
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from benchmark_trainer import WARM_UP, Clock, Noise, device_of, machine, now, positive, quiet_trainer
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.schedules import OneCycle
 
-WARM_UP = 5  # steps that Clock leaves out
 FACTOR, CONSTANT = 1.15, 2.0  # the target: at most so many times the steps' time, plus so many seconds
 
 
@@ -45,16 +44,7 @@ def measure(args: argparse.Namespace) -> tuple[float, float]:
     finder, clock = TimedFinder(num_steps=args.steps, max_lr=0.1), Clock()
     data = Noise(args.steps + WARM_UP, args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            accelerator=args.accelerator,
-            devices=1,
-            max_epochs=1,
-            logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")],
-            callbacks=[finder, clock],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = quiet_trainer(Path(folder), args.accelerator, finder, clock)
         trainer.fit(ImageClassifier(data.class_names, args.network, schedule=OneCycle()), datamodule=data)
     return finder.seconds, clock.seconds
 
@@ -75,8 +65,7 @@ def main() -> None:
     print(f"range test of {args.steps} steps: {test:.2f} s; {args.steps} training steps: {steps:.2f} s")
     verdict = "reached" if test <= FACTOR * steps + CONSTANT else "missed"
     print(f"ratio {test / steps:.3f} (target {FACTOR} and {CONSTANT:g} s: {verdict})")
-    device = pl.Trainer(accelerator=args.accelerator, devices=1, logger=False).strategy.root_device
-    print("\n".join(machine(device).split("; ")))
+    print("\n".join(machine(device_of(args.accelerator)).split("; ")))
 
 
 if __name__ == "__main__":

@@ -98,18 +98,24 @@ def time_fit(args: argparse.Namespace, folder: Path) -> float:
     """Seconds of `args.steps` steps of `Trainer.fit`, with loggers and checkpoints as `cifar-resnets fit` has them."""
     data, clock = Noise(args.steps + WARM_UP, args.batch_size), Clock()
     checkpoint = ModelCheckpoint(folder / "checkpoints", "best", monitor="val/acc", mode="max", save_last=True)
-    loggers = [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
-    trainer = pl.Trainer(
-        accelerator=args.accelerator,
+    quiet_trainer(folder, args.accelerator, checkpoint, clock).fit(
+        ImageClassifier(data.class_names, args.network, schedule=OneCycle()), datamodule=data
+    )
+    return clock.seconds
+
+
+def quiet_trainer(folder: Path, accelerator: str, *callbacks: pl.Callback, max_epochs: int = 1) -> pl.Trainer:
+    """A Trainer on one device with the loggers of `cifar-resnets fit`, and no other callbacks than those given."""
+    return pl.Trainer(
+        accelerator=accelerator,
         devices=1,
-        max_epochs=1,
-        logger=loggers,
-        callbacks=[checkpoint, clock],
+        max_epochs=max_epochs,
+        logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")],
+        callbacks=list(callbacks),
+        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(ImageClassifier(data.class_names, args.network, schedule=OneCycle()), datamodule=data)
-    return clock.seconds
 
 
 def time_loop(args: argparse.Namespace, device: torch.device) -> float:
@@ -147,7 +153,7 @@ def resident_loader(args: argparse.Namespace, device: torch.device) -> TrainLoad
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Both in turns, so that what else the machine does falls on both; images per second of each round."""
-    device = pl.Trainer(accelerator=args.accelerator, devices=1, logger=False).strategy.root_device
+    device = device_of(args.accelerator)
     images = args.steps * args.batch_size
     rates: dict[str, list[float]] = {"fit": [], "loop": []}
     for number in range(args.rounds + 1):
@@ -172,6 +178,11 @@ def peak_rss_mib() -> float:
     """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that the Trainer takes."""
+    return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
 
 
 def machine(device: torch.device) -> str:

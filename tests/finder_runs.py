@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from support import TINY_NETWORK
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -28,7 +29,7 @@ from cifar_resnets.schedules import OneCycle
 
 NAMES = list("0123456789")
 FOUND = OneCycle(lr_min="found")
-SMALL = {"depths": [1], "widths": [8], "stem_width": 8}
+SMALL = TINY_NETWORK
 
 
 def small(cls: type[ImageClassifier] = ImageClassifier, network: nn.Module | None = None, **changes: Any) -> Any:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from cifar_resnets.analysis.layout import HEIGHT, WIDTH, Features
-from cifar_resnets.analysis.tracing import evaluating, name_of, trace
+from cifar_resnets.analysis.map_layout import stages
+from cifar_resnets.analysis.sandbox import like_network, sandboxed
+from cifar_resnets.analysis.tracing import name_of, trace
 from cifar_resnets.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,9 +46,8 @@ def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
     Raises:
         ConfigurationError: when there is no such layer, or its output is no tensor of features (n, c, h', w').
     """
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(module):
-        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
-        images = images.detach().to(dtype, copy=True).requires_grad_()
+    with sandboxed(module, images):
+        images = like_network(module, images).requires_grad_()
         with _output_of(module, layer) as outputs:
             module(images)
         if not outputs or not isinstance(outputs[-1], Tensor) or outputs[-1].ndim != 4:
@@ -65,10 +66,7 @@ def effective_size(field: Tensor) -> float:
 
 def stage_names(module: nn.Module) -> list[str]:
     """The modules that a figure shows if none are named: the network's stages."""
-    if info := getattr(module, "feature_info", None):
-        entries = info if isinstance(info, list) else info.info
-        return [entry["module"] for entry in entries]
-    return [name for name, child in module.named_children() if isinstance(child, nn.Sequential)]
+    return list(stages(module)) or [name for name, child in module.named_children() if isinstance(child, nn.Sequential)]
 
 
 def follow_layers(module: nn.Module, size: Sequence[int], layers: Sequence[str] | None = None) -> dict[str, Features]:

@@ -20,6 +20,7 @@ from cifar_resnets.analysis.panels import (
     PREDICTED,
     TRUE,
     Pixels,
+    as_bytes,
     difference,
     enlarged,
     fitted_size,
@@ -114,7 +115,7 @@ def _columns(gallery: Gallery, num_rows: int) -> list[Pixels]:
     images = shrunk(gallery.images)
     if gallery.heat is None:
         return [enlarged(images)]
-    quantised = np.nan_to_num(gallery.heat * 255).clip(0, 255).round().astype(np.uint8)
+    quantised = as_bytes(gallery.heat)
     predicted, true = (shrunk(quantised[:, of]) for of in range(2))
     differences = difference(images, predicted, true)
     differences[gallery.labels == gallery.predicted] = EMPTY

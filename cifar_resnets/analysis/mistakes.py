@@ -5,7 +5,6 @@ They are ranked by their loss, -log p of the true class, in nats.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cifar_resnets.files import replacing
 
 __all__ = [
     "Chosen",
@@ -211,11 +212,5 @@ def shrunk(images: Tensor, max_side: int) -> Tensor:
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Writes a compressed .npz file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # in the same folder, so that it can take the place at once; not by tempfile, whose files nobody else may read
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)

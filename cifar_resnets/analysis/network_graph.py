@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cifar_resnets.analysis.isolation import evaluating, exchanged
+from cifar_resnets.analysis.sandbox import plain_network
 
 __all__ = ["Node", "network_graph"]
 
@@ -56,7 +57,7 @@ def network_graph(module: nn.Module, size: Sequence[int]) -> list[Node]:
     Raises:
         Exception: whatever the network raises, when it does not take such an image.
     """
-    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    module = plain_network(module)
     try:
         return _follow(module, size, lambda tensor: tensor.detach().to("meta"))  # neither memory nor arithmetic
     except Exception:  # whatever a network does that tensors without content cannot

@@ -9,13 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PANEL", "PREDICTED", "TRUE", "Pixels", "difference", "enlarged", "fitted_size", "heated", "shrunk"]
+__all__ = [
+    "PANEL",
+    "PREDICTED",
+    "TRUE",
+    "Pixels",
+    "as_bytes",
+    "difference",
+    "enlarged",
+    "fitted_size",
+    "heated",
+    "shrunk",
+]
 
 Pixels = NDArray[np.uint8]
 
 PANEL = 96  # side: an image of CIFAR-10 three times enlarged
 TRUE, PREDICTED = (20, 80, 190), (190, 25, 25)  # colours of the true and of the predicted class
 HEAT_ALPHA, DIFFERENCE_ALPHA = 0.75, 0.85
+
+
+def as_bytes(heat: NDArray[np.floating]) -> Pixels:
+    """A heat from 0 to 1 in whole numbers to 255; what is no number is cold."""
+    pixels: Pixels = (np.nan_to_num(heat).clip(0, 1) * 255).round().astype(np.uint8)
+    return pixels
 
 
 def heated(images: Pixels, heat: Pixels) -> Pixels:

@@ -23,6 +23,7 @@ from cifar_resnets.analysis.lr_curve import Spacing, spaced_rates
 from cifar_resnets.analysis.lr_figure import Plan, plot_search
 from cifar_resnets.analysis.lr_search import COLUMNS, Method, Search
 from cifar_resnets.callbacks.console import print_line
+from cifar_resnets.callbacks.pictures import publish
 from cifar_resnets.callbacks.range_test import range_test
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
@@ -154,9 +155,8 @@ class LRFinder(pl.Callback):
             return
         if folder is not None:
             write_csv(Path(folder) / "lr_finder.csv", search)
-        for each in trainer.loggers:
-            if isinstance(each, TensorBoardLogger) and search.is_long_enough:
-                each.experiment.add_figure("lr_finder", self.figure(module, search), 0)
+        if search.is_long_enough and any(isinstance(each, TensorBoardLogger) for each in trainer.loggers):
+            publish(trainer, None, "lr_finder", self.figure(module, search), 0)
 
 
 def finder_among(callbacks: Iterable[pl.Callback]) -> LRFinder | None:

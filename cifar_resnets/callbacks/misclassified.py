@@ -129,20 +129,10 @@ class Misclassified(pl.Callback):
     ) -> None:
         """Keeps the images of a batch that are the most confidently wrong so far."""
         if self._kept is not None:
-            self._kept.update(trainer, trainer.val_dataloaders, batch_idx, batch, outputs)
+            loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+            self._kept.update(trainer, loaders, batch_idx, batch, outputs)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the images of a batch that are the most confidently wrong so far."""
-        if self._kept is not None:
-            self._kept.update(trainer, trainer.test_dataloaders, batch_idx, batch, outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws, if it is time to."""

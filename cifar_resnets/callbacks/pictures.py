@@ -15,7 +15,8 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from cifar_resnets.run_length import run_length
+from cifar_resnets.callbacks.console import num_epochs
+from cifar_resnets.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +34,7 @@ def is_due(trainer: pl.Trainer, every_n_epochs: int | None) -> bool:
     """
     if trainer.state.fn != "fit":
         return True
-    total, per_epoch = run_length(trainer)
-    epochs, gap = -(-total // per_epoch), _epochs_between_validations(trainer)
+    epochs, gap = num_epochs(trainer), _epochs_between_validations(trainer)
     times, span = (TIMES, epochs) if every_n_epochs is None else (1, every_n_epochs)
     done = trainer.current_epoch + 1
     passed = done * times // span > (done - gap) * times // span
@@ -74,7 +74,8 @@ def publish(
     if folder is not None:
         path = folder / "figures" / f"{tag.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        with replacing(path) as file:
+            image.save(file, "PNG")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from cifar_resnets.analysis.effective_field import follow_layers, plot_fields
+from cifar_resnets.callbacks.pictures import publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError
@@ -45,11 +46,9 @@ class ReceptiveField(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the figure with the weights of the last step."""
         assert isinstance(pl_module, ImageClassifier)
-        for each in trainer.loggers:
-            if isinstance(each, TensorBoardLogger):
-                images = self._images(trainer).to(pl_module.device)
-                figure = plot_fields(pl_module.network, images, self.layers)
-                each.experiment.add_figure("receptive_field", figure, trainer.global_step)
+        if any(isinstance(each, TensorBoardLogger) for each in trainer.loggers):
+            images = self._images(trainer).to(pl_module.device)
+            publish(trainer, None, "receptive_field", plot_fields(pl_module.network, images, self.layers))
 
     def _images(self, trainer: pl.Trainer) -> Tensor:
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_resnets.analysis.panels import Pixels, difference, heated, shrunk
+from cifar_resnets.analysis.panels import Pixels, as_bytes, difference, heated, shrunk
 from cifar_resnets.reports.contents import Mistakes
 
 
@@ -23,7 +21,7 @@ def panels(gallery: Mistakes, row: int) -> list[tuple[str, str]]:
     image = shrunk(gallery.images[row : row + 1])
     shown = [("image", image)]
     if gallery.heat is not None:
-        predicted, true = (shrunk(_bytes(heat[row : row + 1])) for heat in gallery.heat)
+        predicted, true = (shrunk(as_bytes(heat[row : row + 1])) for heat in gallery.heat)
         shown += [("predicted", heated(image, predicted)), ("true", heated(image, true))]
         shown += [("difference", difference(image, predicted, true))]
     return [(name, _address(pixels[0])) for name, pixels in shown]
@@ -34,7 +32,3 @@ def _address(image: Pixels) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _bytes(heat: NDArray[np.float32]) -> Pixels:
-    return (np.nan_to_num(heat).clip(0, 1) * 255).round().astype(np.uint8)

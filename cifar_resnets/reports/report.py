@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.files import replacing
 from cifar_resnets.reports.classes import (
     calibration,
     calibration_chart,
@@ -28,6 +28,7 @@ from cifar_resnets.reports.run_files import Run, is_run, labels_of, read_run
 from cifar_resnets.reports.samples import gallery
 from cifar_resnets.reports.side_by_side import figure_table, recipe_table, setting_table, versus
 from cifar_resnets.reports.words import percent
+from cifar_resnets.usage import CommandParser
 
 EXAMPLES = """
   cifar-resnets report logs/resnet20/version_0
@@ -52,19 +53,8 @@ def run(args: list[str]) -> None:
         print(f"report: {ascii(str(output))}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"report: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="cifar-resnets report",
-        description="Write one HTML file about a run, or about several side by side.",
-        epilog=f"examples:\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("report", "Write one HTML file about a run, or about several side by side.", EXAMPLES)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run; the first one is the baseline"
     )
@@ -186,15 +176,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: when it cannot be written; an earlier file is left as it was.
     """
-    # in the same folder, so that it can take the place at once
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise OutputError(f"{path} cannot be written ({error.strerror})") from error

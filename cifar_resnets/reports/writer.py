@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from cifar_resnets.analysis.receptive_field import summarize
+from cifar_resnets.analysis.sandbox import plain_network
 from cifar_resnets.analysis.table import print_summary
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
@@ -53,9 +54,8 @@ class ReportWriter(pl.Callback):
             return []
         table = io.StringIO()
         try:
-            # a compiled network is followed as it was written
-            network = getattr(module.network, "_orig_mod", module.network)
-            print_summary(summarize(network, (3, *data.image_shape)), "csv", Console(file=table))
+            summary = summarize(plain_network(module.network), (3, *data.image_shape))
+            print_summary(summary, "csv", Console(file=table))
             write_atomically(self.run_dir / "layers.csv", table.getvalue().encode())
         except Exception as error:  # of any network that a user may have written
             return [f"layers.csv was not written: {_line(error)}"]

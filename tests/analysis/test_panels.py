@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cifar_resnets.analysis.panels import PANEL, difference, enlarged, heated, shrunk
+from cifar_resnets.analysis.panels import PANEL, as_bytes, difference, enlarged, heated, shrunk
 
 
 def pictures(height: int, width: int, num: int = 2) -> np.ndarray:
@@ -70,3 +70,9 @@ def test_a_difference_is_red_for_the_predicted_class_alone_and_blue_for_the_true
     red, blue, equal, none = difference(images, predicted, true)[0, 0].astype(int)
     assert red[0] > red[2] + 100 and blue[2] > blue[0] + 100
     assert equal.tolist() == none.tolist() and len(set(equal.tolist())) == 1
+
+
+def test_a_heat_in_whole_numbers_and_what_is_no_number_is_cold() -> None:
+    heat = np.array([0, 0.5, 1, -3, 7, np.nan, np.inf, -np.inf], np.float32)
+    assert as_bytes(heat).tolist() == [0, 128, 255, 0, 255, 0, 255, 0]
+    assert as_bytes(heat).dtype == np.uint8

@@ -17,6 +17,7 @@ from finder_runs import Fidgety, digits, foreign, forgetful, small, trained
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from support import TINY_NETWORK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -105,7 +106,7 @@ def test_each_chart_finds_its_tags_and_no_other(tmp_path: Path) -> None:
 def small_with(names: list[str]) -> Any:
     from cifar_resnets.classifier import ImageClassifier
 
-    return ImageClassifier(names, network_args={"depths": [1], "widths": [8], "stem_width": 8})
+    return ImageClassifier(names, network_args=TINY_NETWORK)
 
 
 def test_many_classes_are_shown_ten_a_chart() -> None:

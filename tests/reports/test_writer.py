@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from support import TINY_NETWORK
 from torch import nn
 
 from cifar_resnets.callbacks.per_class import PerClassReport
@@ -23,14 +24,13 @@ from cifar_resnets.reports.writer import ReportWriter
 from cifar_resnets.summary import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = {"depths": [1], "widths": [8], "stem_width": 8}
 
 
 def run(folder: Path, *more: pl.Callback, network: nn.Module | None = None, fit: bool = True, **options: Any) -> Any:
     """A fit of one epoch and a test, both of few images."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    module = ImageClassifier(list("0123456789"), network_args=SMALL)
+    module = ImageClassifier(list("0123456789"), network_args=TINY_NETWORK)
     module.network = module.network if network is None else network
     options = {"logger": CSVLogger(folder, name="", version=""), "callbacks": [PerClassReport(folder), *more]} | options
     trainer = pl.Trainer(
@@ -56,7 +56,7 @@ def test_a_test_ends_with_its_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Accuracy over the epochs" in text  # metrics.csv was there
     rows = list(csv.DictReader((tmp_path / "layers.csv").open()))
     assert [row["layer"] for row in rows][:1] == ["conv1"]
-    expected = sum(p.numel() for p in build("cifar_resnet20", network_args=json.dumps(SMALL)).parameters())
+    expected = sum(p.numel() for p in build("cifar_resnet20", network_args=json.dumps(TINY_NETWORK)).parameters())
     assert sum(int(row["parameters"]) for row in rows) == expected
     assert "layers.csv was not written" not in text
 
@@ -74,7 +74,7 @@ def test_what_the_loggers_still_hold_is_written_first(tmp_path: Path) -> None:
 
 def test_layers_are_as_summary_prints_them(tmp_path: Path, cli: Any) -> None:
     run(tmp_path / "run", ReportWriter(tmp_path / "run"), fit=False)
-    printed = cli("summary", "cifar_resnet20", "--network_args", json.dumps(SMALL), "--format", "csv")
+    printed = cli("summary", "cifar_resnet20", "--network_args", json.dumps(TINY_NETWORK), "--format", "csv")
     assert (tmp_path / "run/layers.csv").read_text() == printed.out
 
 
@@ -107,7 +107,7 @@ def test_a_network_that_cannot_be_followed_has_a_report_with_a_note(tmp_path: Pa
 
 def test_a_compiled_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = torch.compile(build("cifar_resnet20", network_args=json.dumps(SMALL)), backend="eager")
+    network = torch.compile(build("cifar_resnet20", network_args=json.dumps(TINY_NETWORK)), backend="eager")
     run(tmp_path, ReportWriter(tmp_path), network=network, fit=False)
     assert (tmp_path / "layers.csv").read_text().splitlines()[1].startswith("conv1,Conv2d,")
 
@@ -136,7 +136,7 @@ def test_without_a_logger(tmp_path: Path) -> None:
 def test_nothing_in_a_dry_run_or_after_a_validation(tmp_path: Path) -> None:
     run(tmp_path, fast_dev_run=True, callbacks=[ReportWriter(tmp_path)])
     trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=[ReportWriter(tmp_path)], enable_progress_bar=False)
-    module = ImageClassifier(list("0123456789"), network_args=SMALL)
+    module = ImageClassifier(list("0123456789"), network_args=TINY_NETWORK)
     trainer.validate(module, datamodule=Digits(num_train=50), verbose=False)
     assert not list(tmp_path.glob("*.html"))
     assert not list(tmp_path.glob("layers.csv"))

@@ -1,0 +1,32 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes a place at once at the end of the block, so that nobody ever reads half of it.
+
+    Args:
+        path: the place; what is there stays if anything goes wrong.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    # in the same folder, so that it can take the place at once; not by tempfile, whose files nobody else may read
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):  # the first error counts
+            unfinished.unlink(missing_ok=True)
