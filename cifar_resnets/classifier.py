@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch import Tensor
 
 from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
-from cifar_resnets.metrics import ClassAccuracy, Evaluation, EvaluationMetrics
+from cifar_resnets.metrics import Evaluation, EvaluationMetrics, TrainingMetrics
 from cifar_resnets.models import create_network
+from cifar_resnets.models.trial import try_network
 from cifar_resnets.models.weights import load_weights
+from cifar_resnets.noise import seed_noise
 from cifar_resnets.optimizers import build_optimizer
 from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, Schedule
@@ -100,11 +100,14 @@ class ImageClassifier(pl.LightningModule):
         # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
         # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
         self.save_hyperparameters(hparams, logger=False)
-        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), ClassAccuracy(len(self.class_names))
+        self.configured = {"lr": lr, "schedule": hparams["schedule"]}  # LRFinder may put others into the hparams
+        self.train_metrics = TrainingMetrics(len(self.class_names))
         self.val_metrics = EvaluationMetrics(len(self.class_names))
         self.test_metrics = EvaluationMetrics(len(self.class_names))
         self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
-        self._rates: dict[str, float] = {}
+        self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
+        self.rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
+        self.step_loss = torch.tensor(0.0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, num_classes) of normalised images (n, 3, h, w)."""
@@ -121,53 +124,41 @@ class ImageClassifier(pl.LightningModule):
         Raises:
             ConfigurationError: when it does not take images of the data's size.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ImageDataModule):
-            return
-        height, width = data.image_shape
-        parameter = next(self.network.parameters())
-        try:
-            with torch.no_grad(), _evaluating(self.network):
-                self.network(parameter.new_zeros(1, 3, height, width))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigurationError(
-                f"model.network: {self.hparams['network']} does not take images of {height}x{width} pixels: {error}"
-            ) from error
+        if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
+            try_network(self.network, self.hparams["network"], data.image_shape)
 
     # Training.
 
     def on_train_start(self) -> None:
-        """Refuses a cycle without its initial rate, and to resume one that was planned for a run of another length.
+        """Refuses a cycle without its initial rate.
 
         Raises:
-            ConfigurationError: when the rate was not found, or the lengths differ, on which torch stops in the end.
+            ConfigurationError: when the rate was not found.
         """
         if self.wants_lr_min and not getattr(self.trainer, "fast_dev_run", False):
             raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
-        planned, (total, _) = getattr(self.lr_schedulers(), "total_steps", None), run_length(self.trainer)
-        if planned not in (None, total):
-            raise ConfigurationError(
-                f"trainer.max_epochs: the checkpoint's cycle is planned for {planned} steps and this run has {total}, "
-                "give the length that it was started with"
-            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Gives the network's random numbers to this batch alone."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
+        seed_noise(self.device, seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        # once for each image: without its check for NaN, torchmetrics 1.9 ignores a weight
-        self.train_loss.update(loss.detach().expand(len(images)))
-        self.train_acc.update(logits.detach(), hard)
+        self.step_loss = loss.detach()
+        self.train_metrics.add(loss, logits, labels if labels.ndim == 1 else labels.argmax(dim=1))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Notes the rate and the momentum that this step uses."""
+        """Counts the batches of the step, and notes the rate and the momentum that it uses."""
+        self.train_metrics.count()
         group = optimizer.param_groups[0]
-        self._rates = {"lr": float(group["lr"])}
+        self.rates = {"lr": float(group["lr"])}
         if "momentum" in group or "betas" in group:
-            self._rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
+            self.rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Validates at the end of a run of `max_steps`, also within an epoch: Lightning would end it without."""
@@ -176,30 +167,28 @@ class ImageClassifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's training figures, with the rate of its last step."""
-        if not self.train_loss.update_called:  # a run that is resumed between two epochs ends the first of them again
+        if self.train_metrics.is_empty:  # all of its steps were skipped
             return
-        self._stop_if_diverged()
-        accuracy, of_classes = self.train_acc.compute()
+        self.check_weights()
+        loss, accuracy, of_classes = self.train_metrics.pop()
         per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}
-        self._log({"train/loss": self.train_loss.compute(), "train/acc": accuracy, **self._rates, **per_class})
-        self.train_loss.reset()
-        self.train_acc.reset()
+        self._log({"train/loss": loss, "train/acc": accuracy, **self.rates, **per_class})
 
     def on_validation_start(self) -> None:
-        """Stops before a diverged network is validated and takes the place of the last checkpoint."""
-        self._stop_if_diverged()
+        """Stops before a diverged network is validated."""
+        if not self.train_metrics.is_empty:  # the sanity check comes before the first step
+            self.check_weights()
 
-    def _stop_if_diverged(self) -> None:
-        if not self.train_loss.update_called:  # the sanity check comes before the first step
-            return
-        loss = self.train_loss.compute()
-        # the last step of the epoch may be the one that diverges: its loss is computed before it
-        weights_are_finite = torch.stack([p.isfinite().all() for p in self.network.parameters()]).all()
-        if not (loss.isfinite() and weights_are_finite):
-            what = "weights" if loss.isfinite() else "training loss"
+    def check_weights(self) -> None:
+        """Stops a run whose last step, though its gradients were finite, has made weights that are not.
+
+        Raises:
+            DivergenceError: then.
+        """
+        if not torch.stack([p.isfinite().all() for p in self.network.parameters()]).all():
             raise DivergenceError(
-                f"the {what} became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
-                f"{self._rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
+                f"the weights became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
+                f"{self.rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 
     # Evaluation.
@@ -233,6 +222,8 @@ class ImageClassifier(pl.LightningModule):
 
     def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
         self.evaluations[stage] = metrics.pop()
+        if stage == "val":
+            self.val_acc = self.evaluations[stage].accuracy
         self._log(self.evaluations[stage].scalars(stage, self.class_names))
 
     def _log(self, values: Mapping[str, float | Tensor]) -> None:
@@ -285,15 +276,5 @@ class ImageClassifier(pl.LightningModule):
         checkpoint["cifar_resnets_version"] = __version__
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
             checkpoint["data"] = data.describe()
-        if "val" in self.evaluations:
-            checkpoint["val_acc"] = self.evaluations["val"].accuracy
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()  # batch norm must not learn from this
-    try:
-        yield
-    finally:
-        network.train(was_training)
+        if self.val_acc is not None:
+            checkpoint["val_acc"] = self.val_acc

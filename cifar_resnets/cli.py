@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import inspect
-import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 # the sources and schedules that a recipe can name without their module
 import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
+from cifar_resnets.arguments import all_keys, check_yaml, given_checkpoint, on_top_of, read_checkpoint
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
@@ -30,16 +28,20 @@ from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.base import ImageDataModule, parameter_names
+from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
-from cifar_resnets.explanations import ALL, Explanations, known_keys
+from cifar_resnets.explanations import ALL, Explanations
 from cifar_resnets.messages import set_up_messages
-from cifar_resnets.models.weights import read_file
 from cifar_resnets.reports.writer import ReportWriter
-from cifar_resnets.runs.record import RunRecord
-from cifar_resnets.runs.run_dir import claim_run_dir
-from cifar_resnets.schedules import Schedule
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
+from cifar_resnets.runs.continuation import Continuation
+from cifar_resnets.runs.guards import NonfiniteGuard, OnNonfinite, WritableFolders
+from cifar_resnets.runs.job import is_restarted
+from cifar_resnets.runs.last_checkpoint import LastCheckpoint
+from cifar_resnets.runs.logs import MetricsFile, event_files
+from cifar_resnets.runs.record import RunRecord, write_record
+from cifar_resnets.runs.resume import Start, branch_off, find_start, identity, read_resumable
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
 from cifar_resnets.usage import explain
 
 TRAINER_DEFAULTS = {
@@ -47,12 +49,12 @@ TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "enable_model_summary": False,  # our own lines say what is trained
 }
-CHECKPOINTS: dict[str, dict[str, Any]] = {
-    "checkpoint": {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False},
-    "last_checkpoint": {"filename": "last", "save_on_train_epoch_end": False, "enable_version_counter": False},
-}
+BEST = {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False}
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
-NEED_CHECKPOINT = ("validate", "test", "predict")
+ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
+MAX_SKIPPED = "steps in a row that may be skipped"
+# tells the processes that Lightning starts where the first one goes on
+START = "CIFAR_RESNETS_START"
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -65,7 +67,7 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
 
     Raises:
         UserError: for what the user got wrong.
-        KeyboardInterrupt: when the user stopped it.
+        Stopped: when a signal has stopped it.
     """
     set_up_messages()
     cli_class = cli_class or CLI
@@ -87,11 +89,6 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         if (culprit := _user_error(error)) is None:
             raise
         raise culprit from error
-    except SystemExit as stop:
-        # Lightning ends a run that was interrupted as if it had failed
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
-        raise
 
 
 def _user_error(error: BaseException) -> UserError | None:
@@ -110,79 +107,146 @@ class CLI(LightningCLI):
     """LightningCLI with a folder for each run, the callbacks of this project, and checkpoints that stand alone."""
 
     trainer_class: type[pl.Trainer] = pl.Trainer
-    checkpoint: dict[str, Any] | None
+    checkpoint: dict[str, Any] | None  # of an evaluation
+    arguments: list[str]
+    start: Start
+    run_dir: Path | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's methods that can be run, and their arguments that are not given on the command line."""
+        # no checkpoint is read otherwise than as plain values
+        return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's name, the checkpoint callback, and what one part must know of another."""
+        """Adds the run's name, the checkpoints, the guard, and what one part must know of another."""
         parser.add_argument(
             "--name", type=str | None, help="folder of the run below default_root_dir; the network's name if not given"
         )
         parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
-        # two callbacks: `save_last` of one that monitors writes only when the monitored figure has improved
-        for key, defaults in CHECKPOINTS.items():
-            parser.add_lightning_class_args(ModelCheckpoint, key)
-            parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in BEST.items()})
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
+        parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; for an evaluation, on top of what the checkpoint says."""
         assert isinstance(args, list)
-        self.checkpoint = _given_checkpoint(args)
+        self.arguments, self.start = args, Start()
+        self.checkpoint = given_checkpoint(args)
         try:
-            self.config = parser.parse_args(_on_top_of(self.checkpoint, args))
+            self.config = parser.parse_args(args if self.checkpoint is None else on_top_of(self.checkpoint, args))
         except argparse.ArgumentError as error:
             if _user_error(error):
                 raise
-            _check_yaml(args)
-            keys, choices = _known_keys(self._parser(args[0]))
+            check_yaml(args)
+            keys, choices = all_keys(self._parser(args[0]))
             raise ConfigurationError(explain(error.message, keys, choices)) from error
-        model = self.config[args[0]].model
-        if self.checkpoint is not None and model.weights is not None:
-            if args[0] != "fit":
-                raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
-            model.weights = None  # a resumed run takes those of its checkpoint; the file may be gone
+        if self.checkpoint is not None and self.config[args[0]].model.weights is not None:
+            raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would put the checkpoint's hyperparameters over what the user typed; `parse_arguments` does it the
         # other way round. A private method: tests/test_cli.py notices when it is no longer called.
         pass
 
+    # Where a fit goes on.
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether this is a fit that may go on with an earlier one; the same on all ranks."""
+        return self.subcommand == "fit" and bool(self.config.fit.ckpt_path or is_restarted())
+
+    def before_instantiate_classes(self) -> None:
+        """Finds out where a fit goes on: rank 0 for all."""
+        if not self._resumes:
+            return
+        config = self.config.fit
+        rank = int(rank_zero_only.rank)  # type: ignore[attr-defined]  # of Lightning
+        if rank == 0:
+            root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
+            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments)
+            os.environ[START] = json.dumps(self.start.checkpoint and str(self.start.checkpoint))
+            for warning in self.start.warnings:
+                print(f"warning: {warning}", flush=True)
+        if rank or self.start.checkpoint:
+            config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
+
+    def before_fit(self) -> None:
+        """Tells all ranks where the fit goes on."""
+        if not self._resumes:
+            return
+        path = json.loads(os.environ.pop(START, "null"))
+        strategy = self.trainer.strategy
+        environment = getattr(strategy, "cluster_environment", None)
+        if self.trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
+            strategy.setup_environment()  # a scheduler has started all ranks at once: they cannot inherit the answer
+            path = strategy.broadcast(path)
+        self.config_init.fit.ckpt_path = path
+
+    # What is built.
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
         config = self.config_init[self.subcommand]
         own: list[pl.Callback] = [EpochLines()]
-        if not config.trainer.fast_dev_run:  # which leaves no files
+        if config.trainer.fast_dev_run:  # which leaves no files
+            own += [Continuation()]
+        else:
             root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
             # the other ranks write nothing
-            run_dir: Path = rank_zero_only(claim_run_dir, root / name)(root, name)
+            run_dir: Path = rank_zero_only(self._open_run_dir, root / name)(root, name)
+            self.run_dir = run_dir
             self.save_config_kwargs = {"run_dir": run_dir}
-            for checkpoint in (config[key] for key in CHECKPOINTS):
-                checkpoint.dirpath = checkpoint.dirpath or str(run_dir / "checkpoints")
+            for checkpoint in (config.checkpoint, config.last_checkpoint):
+                checkpoint.dirpath = checkpoint.dirpath or str(run_dir / CHECKPOINTS)
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = _loggers(run_dir)
+            # not the root of all runs, where Lightning would take up what any job of SLURM has left
+            kwargs["default_root_dir"] = run_dir / CHECKPOINTS
+            written = event_files(run_dir) if run_dir == self.start.run_dir else None
+            own += [WritableFolders(run_dir), Continuation(run_dir, written)]
             own += [Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
             if config.explain is not None:
                 own += config.explain.callbacks(run_dir, config.trainer.callbacks or [])
+        own += [NonfiniteGuard(config.on_nonfinite, config.max_skipped_steps)]
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             own += [EpochBar()] if sys.stdout.isatty() else []
+        kwargs["plugins"] = [AtomicCheckpointIO(), *_as_list(config.trainer.plugins)]
         try:
             return super().instantiate_trainer(callbacks=[*(config.trainer.callbacks or []), *own], **kwargs)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"trainer: {error}") from error
 
+    def _open_run_dir(self, root: Path, name: str) -> Path:
+        """The folder of this run, with a record of how it was started."""
+        run_dir = self.start.run_dir or claim_run_dir(root, name)
+        # until this process ends: another one must not go on with this run meanwhile
+        self._lock = self.start.lock if self.start.run_dir else lock_run_dir(run_dir)
+        sweep(run_dir)
+        seed = self.config[self.subcommand].seed_everything
+        write_record(run_dir, {"seed": seed, **identity(self.arguments)}, self.start.checkpoint)
+        return run_dir
+
     def after_instantiate_classes(self) -> None:
         """Checks that the checkpoint fits the network before Lightning reports every single tensor."""
-        if self.checkpoint is None:
+        checkpoint = self.checkpoint
+        if self.start.checkpoint is not None:
+            checkpoint = read_resumable(self.start.checkpoint)
+        if checkpoint is None:
             return
-        hparams, state = self.model.hparams, self.checkpoint["state_dict"]
         try:
-            self.model.load_state_dict(state)
+            self.model.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            both = self.checkpoint["hyper_parameters"], hparams
+            both = checkpoint["hyper_parameters"], self.model.hparams
             has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
             raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}") from error
+        if self.start.checkpoint is not None and self.start.run_dir is None and self.run_dir is not None:
+            branch_off(self.start.checkpoint, checkpoint, self.run_dir)
 
     def before_validate(self) -> None:
         """Leaves the table to `PerClassReport`."""
@@ -204,7 +268,7 @@ class CLI(LightningCLI):
             print(f"best checkpoint: {best}")
             print("accuracy: " + ", ".join(f"{name} {value:.2%}" for name, value in figures.items()).replace("%", " %"))
             if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
-                print(f"dashboard: tensorboard --logdir {self.trainer.default_root_dir}")
+                print(f"dashboard: tensorboard --logdir {self.config.fit.trainer.default_root_dir}")
         self.after_test()
 
     def after_test(self) -> None:
@@ -214,81 +278,15 @@ class CLI(LightningCLI):
                 rank_zero_only(print)(f"report: {callback.path}")
 
 
-def _given_checkpoint(args: list[str]) -> dict[str, Any] | None:
-    """Reads the checkpoint of a command line, which begins with the subcommand.
-
-    Raises:
-        ConfigurationError: when a subcommand that needs a checkpoint has none.
-        CheckpointError: when the checkpoint is missing or cannot be read.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path")
-    path = parser.parse_known_args(args)[0].ckpt_path
-    if path is None and args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
-        raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")
-    return None if path is None else read_checkpoint(path)
-
-
-def _on_top_of(checkpoint: dict[str, Any] | None, args: list[str]) -> list[str]:
-    """For an evaluation, puts what the checkpoint says about network and data before what the user says."""
-    if checkpoint is None or args[0] == "fit":
-        return args
-    model = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "class_names"}
-    return [args[0], "--config", json.dumps({"model": model, "data": checkpoint["data"]}), *args[1:]]
-
-
-def _check_yaml(args: list[str]) -> None:
-    """Names the recipe that is no YAML, which the parser does not.
-
-    Raises:
-        ConfigurationError: for the first such file.
-    """
-    for path in (Path(value) for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")):
-        try:
-            yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-        except OSError as error:
-            raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
-
-
-def _known_keys(parser: LightningArgumentParser) -> tuple[list[str], dict[str, list[str]]]:
-    """All keys of a subcommand, and the names of the classes that some of them take."""
-    keys = [key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("explain.")]
-    keys += known_keys()
-    keys += [f"data.augment.{field.name}" for field in dataclasses.fields(Augmentation)]
-    for source in _subclasses(ImageDataModule):
-        keys += [f"data.{name}" for name in parameter_names(source)]
-    for schedule in _subclasses(Schedule):
-        keys += [f"model.schedule.{field.name}" for field in dataclasses.fields(schedule)]
-    names = {"data": ImageDataModule, "model.schedule": Schedule}
-    return keys, {key: sorted(cls.__name__ for cls in _subclasses(base)) for key, base in names.items()}
-
-
-def _subclasses(base: type) -> list[type]:
-    """The classes that can be built, of a base."""
-    children: list[type] = base.__subclasses__()
-    found = [cls for child in children for cls in (child, *_subclasses(child))]
-    return [cls for cls in found if not inspect.isabstract(cls)]
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Reads a checkpoint written by `fit`: tensors and primitives, no code.
-
-    Raises:
-        CheckpointError: when it is missing, damaged, or something else.
-    """
-    checkpoint = read_file(path, "--ckpt_path")
-    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "data", "state_dict"} <= checkpoint.keys():
-        raise CheckpointError(f"--ckpt_path: {path} was not written by `cifar-resnets fit`")
-    return checkpoint
-
-
 def _loggers(run_dir: Path) -> list[Any]:
     return [
         TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
-        CSVLogger(run_dir, name="", version=""),
+        MetricsFile(run_dir, name="", version=""),
     ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
 def _seed(seed_everything: bool | int) -> int:

@@ -15,6 +15,7 @@ EXPECTED_WARNINGS = (
     r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
     r".*isinstance\(treespec, LeafSpec\).*",
     r"`ModelCheckpoint\(monitor='val/acc'\)` could not find.*",  # where a resumed run ends an epoch once more
+    r"The `srun` command is available on your system but is not used.*",  # a laptop may have it, a login node has
     r"Be aware that when using `ckpt_path`, .* callbacks: \['Misclassified'\]\.",  # it is left out by `--explain null`
 )
 

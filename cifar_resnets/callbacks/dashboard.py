@@ -27,6 +27,9 @@ from cifar_resnets.classifier import ImageClassifier
 BEST = "val/acc_best"
 CLASSES = 10  # in a chart: lines of one run are told apart by symbols alone
 
+# images, seconds of the epoch, seconds of training
+NOTHING: tuple[int, float, float] = (0, 0.0, 0.0)
+
 Layout = dict[str, dict[str, list[Any]]]
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Dashboard(pl.Callback):
 
     def __init__(self) -> None:
         self.best: float | None = None
+        self._measured = NOTHING
         self._wants_graph = False
         self._epoch, self._training = Stopwatch(), Stopwatch()
         self._num_images = 0
@@ -50,17 +54,20 @@ class Dashboard(pl.Callback):
     # The best accuracy is the run's, also after it was resumed.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets the best accuracy of another run."""
+        """Forgets another run."""
+        self._measured = NOTHING
         if stage == "fit" and trainer.global_step == 0:
             self.best = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
-        return {"best": self.best}
+        seconds = (self._epoch.elapsed, self._training.elapsed)
+        return {"best": self.best, "num_images": self._num_images, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the best accuracy of a checkpoint."""
+        """Goes on with the best accuracy of a checkpoint, and with what it had measured of an epoch."""
         self.best = state_dict["best"]
+        self._measured = state_dict["num_images"], *state_dict["seconds"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the best accuracy: only now is that of this validation known."""
@@ -111,7 +118,10 @@ class Dashboard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock also where a run is resumed within an epoch, which has no start then."""
-        self.on_train_epoch_start(trainer, pl_module)
+        self._num_images, epoch, training = self._measured
+        self._measured = NOTHING
+        self._epoch.restart(epoch)
+        self._training.restart(training)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -161,9 +171,14 @@ class Stopwatch:
         """Whether time counts now."""
         return self._since is not None
 
-    def restart(self) -> None:
-        """Runs from zero."""
-        self.seconds, self._since = 0.0, time.monotonic()
+    @property
+    def elapsed(self) -> float:
+        """The seconds so far, also while it runs."""
+        return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def restart(self, seconds: float = 0.0) -> None:
+        """Runs from zero, or from what another has added up."""
+        self.seconds, self._since = seconds, time.monotonic()
 
     def resume(self) -> None:
         """Runs on, if it does not already."""
@@ -172,9 +187,7 @@ class Stopwatch:
 
     def pause(self) -> None:
         """Stands still, if it does not already."""
-        if self._since is not None:
-            self.seconds += time.monotonic() - self._since
-            self._since = None
+        self.seconds, self._since = self.elapsed, None
 
 
 def scalars_layout(class_names: Sequence[str]) -> Layout:

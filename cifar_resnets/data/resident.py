@@ -68,6 +68,8 @@ class TrainLoader:
         rank: of this process.
         world_size: number of ranks.
 
+    Its state is the number of batches that were handed out, with which Lightning continues an epoch where it was left.
+
     Raises:
         ConfigurationError: when the batch is larger than the data or cannot be divided by the ranks.
     """
@@ -98,17 +100,32 @@ class TrainLoader:
         self._labels = labels
         self._mean, self._std = _on_pixel_scale(mean, std, images.device)
         self._mix = _mixing(augmentation, num_classes)
+        self._start = self._done = 0  # batches of the epoch
 
     def __len__(self) -> int:
         return self.sampler.num_images // self.batch_size
 
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were handed out."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """The next iteration begins after so many batches."""
+        self._start = state_dict["done"]
+
     def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        return self._batches(start)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        # only here, at the first batch, is the epoch known
         order, draws = self.sampler.plan()
         order, draws = order.to(self._padded.device), draws.to(self._padded.device)
         share = self.batch_size // self.world_size
-        for step in range(len(self)):
-            start = step * self.batch_size + self.rank * share
-            yield self._batch(step, order[start : start + share], draws[start : start + share])
+        for step in range(start, len(self)):
+            first = step * self.batch_size + self.rank * share
+            self._done = step + 1
+            yield self._batch(step, order[first : first + share], draws[first : first + share])
 
     def _batch(self, step: int, index: Tensor, draws: Draws) -> Batch:
         images = normalize(crop_and_flip(self._padded, index, draws, self.size), self._mean, self._std)

@@ -22,6 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.files import replacing
 
 PACKAGES = (
     "lightning",
@@ -37,12 +38,13 @@ PACKAGES = (
 # TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
 # `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
 COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")
+RECORD = "run.json"
 # five parameters are shown first: by name those that are said to differ, then the others
 FIRST = ("lr", "max_epochs", "network", "schedule", "seed")
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes `config.yaml`, everything resolved, and `run.json`, command, seed, versions, git state, beside the logs.
+    """Writes `config.yaml`, everything resolved, beside the logs.
 
     The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
 
@@ -59,8 +61,6 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called by Lightning once, on rank 0, when the data have been read."""
         self._save()
-        record = {**run_record(), "seed": self.config.get("seed_everything")}
-        (self.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
         if stage != "fit":
             self._show(trainer, pl_module, stage)
 
@@ -84,6 +84,34 @@ class RunRecord(SaveConfigCallback):
                 _show_in_hparams_tab(logger, parameters)
             elif not isinstance(logger, CSVLogger):  # which would only write config.yaml once more
                 logger.log_hyperparams(parameters)
+
+
+def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """Writes `run.json`: how a run was started, and each time that it was resumed.
+
+    Args:
+        run_dir: folder of the run.
+        more: what else is to be remembered, in primitives; of the first start.
+        checkpoint: from which the run goes on, or None.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path = run_dir / RECORD
+    record = {**run_record(), **more}
+    if first := _read(path):
+        again = {"checkpoint": None if checkpoint is None else str(checkpoint), **run_record()}
+        record = {**first, "resumed": [*first.get("resumed", []), again]}
+    with replacing(path) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def run_record() -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 from pathlib import Path
 
 from cifar_resnets.errors import OutputError
+
+CHECKPOINTS = "checkpoints"  # folder below that of the run
 
 
 def claim_run_dir(root: Path, name: str) -> Path:
@@ -17,7 +21,7 @@ def claim_run_dir(root: Path, name: str) -> Path:
     parent = root / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = _next_number(parent)
+        number = max(map(_number, run_dirs(root, name)), default=-1) + 1
         while True:
             try:
                 # mkdir is atomic: whoever makes the folder owns it
@@ -31,6 +35,36 @@ def claim_run_dir(root: Path, name: str) -> Path:
         ) from error
 
 
-def _next_number(parent: Path) -> int:
-    numbers = [int(match[1]) for path in parent.iterdir() if (match := re.fullmatch(r"version_(\d+)", path.name))]
-    return max(numbers, default=-1) + 1
+def run_dirs(root: Path, name: str) -> list[Path]:
+    """The folders `root/name/version_N`, the newest first."""
+    parent = root / name
+    found = parent.iterdir() if parent.is_dir() else []
+    return sorted((path for path in found if re.fullmatch(r"version_\d+", path.name)), key=_number, reverse=True)
+
+
+def lock_run_dir(run_dir: Path) -> int | None:
+    """Reserves a run's folder for this process, until it ends, however it does.
+
+    Returns:
+        What holds the lock, a file descriptor; None when another process has it.
+    """
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:  # a file system that cannot lock a folder: better without than not at all
+        pass
+    return descriptor
+
+
+def sweep(run_dir: Path) -> None:
+    """Removes the unfinished files that a process has left in its folder when it was killed."""
+    for path in run_dir.rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("version_"))

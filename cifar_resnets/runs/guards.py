@@ -1,0 +1,181 @@
+"""What a run is kept from: updates that are not finite, and folders that turn out to be closed after hours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.errors import DivergenceError, OutputError, require
+from cifar_resnets.runs.agreement import Agreement
+from cifar_resnets.runs.last_checkpoint import LastCheckpoint
+
+OnNonfinite = Literal["stop", "skip"]
+
+
+class NonfiniteGuard(pl.Callback):
+    """Takes no step from a loss or gradients that are infinite or NaN: stops the run, or skips the step.
+
+    On an accelerator, to wait for which costs much, a run that is to stop does so one step later; nothing that the step
+    has changed is saved. Where gradients are scaled (fp16) theirs may overflow, which the scaler skips by itself; the
+    loss alone counts then.
+
+    Args:
+        on_nonfinite: `stop` ends the run with status 5; `skip` goes on without the step.
+        max_skipped_steps: so many steps in a row may be skipped.
+
+    Raises:
+        ConfigurationError: for a value out of range.
+        DivergenceError: in a fit, when the run is to stop.
+    """
+
+    def __init__(self, on_nonfinite: OnNonfinite = "stop", max_skipped_steps: int = 10) -> None:
+        require("fit", max_skipped_steps >= 1, "max_skipped_steps", max_skipped_steps, "1 or more")
+        self.max_skipped_steps = max_skipped_steps if on_nonfinite == "skip" else 0
+        self.num_skipped = 0  # in a row
+        self._agree = Agreement()
+        self._pending: tuple[_Lagged, str] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where a checkpoint was written."""
+        self.num_skipped = state_dict["num_skipped"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets what another run has left."""
+        self._pending = None
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Looks at the loss and the gradients of the step."""
+        assert isinstance(pl_module, ImageClassifier)
+        is_bad = self._is_bad(trainer, pl_module, optimizer)
+        where = self._where(trainer, optimizer)
+        if is_bad.device.type != "cpu" and not self.max_skipped_steps:
+            self.check()
+            self._pending = _Lagged(is_bad), where
+        elif self._agree([int(is_bad)])[0]:
+            self._refuse(trainer, pl_module, optimizer, where)
+        else:
+            self.num_skipped = 0
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Nothing is saved of a step that was not looked at yet, nor weights that are not finite."""
+        assert isinstance(pl_module, ImageClassifier)
+        self.check()
+        pl_module.check_weights()
+
+    def check(self) -> None:
+        """Stops the run if the step that was looked at last was bad.
+
+        Raises:
+            DivergenceError: then.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None and self._agree([int(pending[0].read())])[0]:
+            raise DivergenceError(pending[1])
+
+    def _is_bad(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> Tensor:
+        figures = [module.step_loss]
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            figures += torch._foreach_norm(gradients) if gradients else []
+        return ~torch.stack([figure.detach().float() for figure in figures]).isfinite().all()
+
+    def _refuse(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer, where: str) -> None:
+        self.num_skipped += 1
+        if self.num_skipped > self.max_skipped_steps:
+            times = f" {self.num_skipped} times in a row" if self.max_skipped_steps else ""
+            raise DivergenceError(where.replace(" in step", f"{times} in step", 1))
+        # no optimizer touches a parameter without a gradient, nor what it remembers of it
+        optimizer.zero_grad(set_to_none=True)
+        module.train_metrics.forget()
+        if trainer.is_global_zero:
+            print(f"skipped step {trainer.global_step + 1}: its loss or gradients are infinite or NaN", flush=True)
+
+    def _where(self, trainer: pl.Trainer, optimizer: Optimizer) -> str:
+        return (
+            f"loss or gradients became infinite or NaN in step {trainer.global_step + 1}, epoch "
+            f"{trainer.current_epoch + 1}, at a learning rate of {optimizer.param_groups[0]['lr']:.3g}; "
+            f"{last_good(trainer)}; try a lower model.lr, a longer warm-up or --on_nonfinite skip"
+        )
+
+
+class _Lagged:
+    """A value of an accelerator, on its way to the CPU while that goes on."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        self._copy.copy_(value, non_blocking=True)
+        self._arrived: Any = torch.Event(value.device.type)
+        self._arrived.record()
+
+    def read(self) -> bool:
+        """The value, waiting for it if need be."""
+        self._arrived.synchronize()
+        return bool(self._copy)
+
+
+def last_good(trainer: pl.Trainer) -> str:
+    """The newest checkpoint of a run, in words."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint) and callback.path.exists():
+            return f"the last good checkpoint is {callback.path}"
+    return "there is no checkpoint yet"
+
+
+class WritableFolders(pl.Callback):
+    """Writes a file of no length to each folder that a fit will write to, before the first step.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        OutputError: in a fit, when one cannot be written.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tries the folders."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        keys = {self.run_dir: "trainer.default_root_dir"}
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoint) and (folder := getattr(callback, "dirpath", None)):
+                keys.setdefault(Path(folder), "dirpath of the checkpoints")
+        for folder, key in keys.items():
+            check_writable(folder, key)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Makes a folder if need be, and writes to it.
+
+    Args:
+        folder: that is to be written to.
+        key: which names it.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    trial = folder / f".trial.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"0")
+        trial.unlink()
+    except OSError as error:
+        raise OutputError(f"{key}: {folder} cannot be written ({error.strerror}), give another folder") from error

@@ -1,0 +1,163 @@
+"""Which run a fit goes on with, in which folder, from which checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_resnets.checkpoint_file import read_checkpoint_file
+from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.files import replacing
+from cifar_resnets.runs.continuation import KEY
+from cifar_resnets.runs.job import job_name
+from cifar_resnets.runs.last_checkpoint import LAST
+from cifar_resnets.runs.logs import copy_logs
+from cifar_resnets.runs.record import RECORD
+from cifar_resnets.runs.run_dir import CHECKPOINTS, lock_run_dir, run_dirs
+
+WAIT = 60  # seconds for the processes of a job that was requeued to end
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit begins.
+
+    Args:
+        run_dir: folder that it goes on in; a new one if None.
+        checkpoint: that it goes on from; a fresh start if None.
+        warnings: what is to be told, a line each.
+        lock: what reserves the folder for this process.
+    """
+
+    run_dir: Path | None = None
+    checkpoint: Path | None = None
+    warnings: tuple[str, ...] = ()
+    lock: int | None = None
+
+
+def find_start(ckpt_path: str | None, root: Path, name: str, args: Sequence[str]) -> Start:
+    """What a fit goes on with.
+
+    Args:
+        ckpt_path: `last`: the newest run of this name; `auto`: the newest run of this command line, of the same job if
+            a scheduler has started it, or a fresh start; or a file, from which a new run goes on.
+        root: of all logs.
+        name: of the run.
+        args: the command line.
+
+    Raises:
+        CheckpointError: when there is no such run, or no checkpoint of it that can be read.
+        ConfigurationError: when the run is still going on.
+    """
+    if ckpt_path == "last":
+        return _last(root, name)
+    if ckpt_path == "auto":
+        return _auto(root, name, identity(args))
+    return Start(checkpoint=None if ckpt_path is None else Path(ckpt_path))
+
+
+def identity(args: Sequence[str]) -> dict[str, Any]:
+    """What a run is recognised by when it is started again: its command line, but for the checkpoint, and its job."""
+    words, skip = [], False
+    for word in args:
+        if not (skip or word == "--ckpt_path" or word.startswith("--ckpt_path=")):
+            words.append(word)
+        skip = word == "--ckpt_path"
+    return {"job": job_name(), "command_digest": hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]}
+
+
+def read_resumable(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint that a fit can go on from.
+
+    Raises:
+        CheckpointError: when it is missing, damaged, or something else.
+    """
+    content = read_checkpoint_file(path)
+    if not isinstance(content, dict) or not {KEY, "loops", "optimizer_states", "state_dict"} <= content.keys():
+        raise CheckpointError(f"{path} holds no run that could be resumed, give a file of weights as --model.weights")
+    return content
+
+
+def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
+    """Copies what a run had logged, and its best checkpoints, for a run that goes on from it in a folder of its own.
+
+    Args:
+        source: a checkpoint of the run; what lies elsewhere than `fit` puts it is left out.
+        content: of that checkpoint.
+        run_dir: the other folder.
+    """
+    if logged := content[KEY]["logged"]:
+        copy_logs(source.parent.parent, run_dir, logged)
+    for state in content["callbacks"].values():
+        for name in (Path(path).name for path in state.get("best_k_models", ())):
+            best = source.with_name(name)
+            # a file that was replaced since belongs to what came after this checkpoint
+            if best.is_file() and read_checkpoint_file(best)["global_step"] <= content["global_step"]:
+                target = run_dir / CHECKPOINTS / name
+                target.parent.mkdir(exist_ok=True)
+                with replacing(target) as copy:
+                    copy.write(best.read_bytes())
+
+
+def _last(root: Path, name: str) -> Start:
+    folder = next(iter(run_dirs(root, name)), None)
+    if folder is None:
+        raise CheckpointError(f"--ckpt_path last: there is no run in {root / name}, leave it out or give auto")
+    if (lock := lock_run_dir(folder)) is None:
+        raise ConfigurationError(f"--ckpt_path last: the run in {folder} is still going on")
+    path = folder / CHECKPOINTS / LAST
+    try:
+        read_resumable(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"--ckpt_path last: {error}; auto takes the newest good one") from error
+    return Start(folder, path, lock=lock)
+
+
+def _auto(root: Path, name: str, wanted: dict[str, Any]) -> Start:
+    for folder in run_dirs(root, name):
+        if _identity_of(folder) != wanted:
+            continue
+        # the processes of the job may still be ending; without a job, it is another run of the same command line
+        if (lock := _lock(folder, WAIT if wanted["job"] else 0)) is None:
+            continue
+        checkpoint, warnings = newest_good(folder / CHECKPOINTS)
+        return Start(folder, checkpoint, tuple(warnings), lock)
+    return Start()
+
+
+def _lock(folder: Path, seconds: float) -> int | None:
+    end = time.monotonic() + seconds
+    while (lock := lock_run_dir(folder)) is None and time.monotonic() < end:
+        time.sleep(0.2)
+    return lock
+
+
+def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a folder that a fit can go on from, and what is wrong with those that are newer."""
+    warnings: list[str] = []
+    for path in _newest_first(folder):
+        try:
+            read_resumable(path)
+            return path, [f"{warning}: going on from {path}" for warning in warnings]
+        except CheckpointError as error:
+            warnings.append(str(error))
+    return None, [f"{warning}: there is no other checkpoint, starting anew" for warning in warnings]
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    # at the same time, which a coarse clock makes possible, `last` is written last
+    found = [path for path in folder.glob("*.ckpt") if path.is_file()]
+    yield from sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), reverse=True)
+
+
+def _identity_of(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        return {"job": record["job"], "command_digest": record["command_digest"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
