@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.runs.job import is_first_rank, requeue
+from cifar_resnets.runs.signals import SIGNALS_OF_PROCESS, Stopped
 
 COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
@@ -20,6 +22,7 @@ COMMANDS = {
     "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
     "report": "write one HTML file about a run, or several side by side",
+    "collect": "put the runs of several seeds into one table, with mean and spread",
 }
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
-        SystemExit: with the exit status of an error, see `cifar_resnets.errors`; 130 after Ctrl-C.
+        SystemExit: with the exit status of an error, see `cifar_resnets.errors`; 128 + n after signal n.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -60,9 +63,10 @@ def _run(args: list[str], debug: bool) -> None:
     try:
         if args[0] not in COMMANDS:
             raise ConfigurationError(f"{args[0]!r} is not a command, give one of {', '.join(COMMANDS)}")
-        _runner(args[0])(args)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        with SIGNALS_OF_PROCESS.installed():
+            _runner(args[0])(args)
+    except Stopped as stop:
+        _end(stop)
     except UserError as error:
         if debug:
             raise
@@ -86,6 +90,10 @@ def _runner(command: str) -> Callable[[list[str]], None]:
         from cifar_resnets.reports.report import run as run_report
 
         return run_report
+    if command == "collect":
+        from cifar_resnets.reports.collection import run as run_collect
+
+        return run_collect
     if command == "find-lr":
         from cifar_resnets.find_lr import run as run_find_lr
 
@@ -93,6 +101,20 @@ def _runner(command: str) -> Callable[[list[str]], None]:
     from cifar_resnets.cli import run
 
     return run
+
+
+def _end(stop: Stopped) -> NoReturn:
+    """Ends a run that a signal has stopped; SIGUSR1 is that of a scheduler whose time is up."""
+    SIGNALS_OF_PROCESS.ignore()  # a job that is requeued gets more of them
+    if not is_first_rank():
+        raise SystemExit(75 if stop.signum == signal.SIGUSR1 else 128 + stop.signum)
+    line, status = f"stopped by {signal.Signals(stop.signum).name}", 128 + stop.signum
+    if stop.signum == signal.SIGUSR1:
+        problem = requeue()
+        line += " and requeued" if problem is None else f", not requeued: {problem}"
+        status = 75 if problem is None else status
+    checkpoint = f"the checkpoint is {stop.checkpoint}" if stop.checkpoint else "no checkpoint was written"
+    _fail(f"{line}; {checkpoint}", status)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -33,9 +33,10 @@ from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.explanations import ALL, Explanations
 from cifar_resnets.messages import set_up_messages
 from cifar_resnets.reports.writer import ReportWriter
+from cifar_resnets.runs.batch_norm import AgreeingBuffers, BatchNormSync
 from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 from cifar_resnets.runs.continuation import Continuation
-from cifar_resnets.runs.guards import NonfiniteGuard, OnNonfinite, WritableFolders
+from cifar_resnets.runs.guards import NonfiniteGuard, OnNonfinite, WritableFolders, check_strategy
 from cifar_resnets.runs.job import is_restarted
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.logs import MetricsFile, event_files
@@ -217,10 +218,14 @@ class CLI(LightningCLI):
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             own += [EpochBar()] if sys.stdout.isatty() else []
         kwargs["plugins"] = [AtomicCheckpointIO(), *_as_list(config.trainer.plugins)]
+        kwargs["plugins"] += [BatchNormSync()] if config.trainer.sync_batchnorm else []
+        callbacks = [AgreeingBuffers(), *(config.trainer.callbacks or []), *own]  # first: others may call the network
         try:
-            return super().instantiate_trainer(callbacks=[*(config.trainer.callbacks or []), *own], **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"trainer: {error}") from error
+        check_strategy(trainer)
+        return trainer
 
     def _open_run_dir(self, root: Path, name: str) -> Path:
         """The folder of this run, with a record of how it was started."""

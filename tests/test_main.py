@@ -33,7 +33,7 @@ def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
 def test_help_lists_the_commands_there_are() -> None:
     from cifar_resnets.cli import CLI
 
-    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "report"}
+    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "report", "collect"}
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,17 +46,3 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar_resnets.cli, "run", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["fit"])
-
-
-def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import cifar_resnets.cli
-    from cifar_resnets.__main__ import main
-
-    def interrupt(args: list[str]) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cifar_resnets.cli, "run", interrupt)
-    with pytest.raises(SystemExit) as stop:
-        main(["fit"])
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == "cifar-resnets: interrupted\n"

@@ -87,7 +87,7 @@ def read_run(folder: Path, label: str) -> Run:
         DataError: when it is not a run's, or nothing in it can be read.
     """
     check_run(folder)
-    files = _Files(folder)
+    files = Files(folder)
     stage: Stage = "val" if files.has_only("val") else "test"
     evaluations = {name: files.read(f"{name}.json", read_evaluation) for name in ("test", "val")}
     config_text = files.read("config.yaml", lambda path: path.read_text(encoding="utf-8")) or ""
@@ -154,7 +154,7 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     return ["/".join(own[-length:]) for own in parts]
 
 
-class _Files:
+class Files:
     """Reads the files of a folder, and notes what cannot be read."""
 
     def __init__(self, folder: Path) -> None:

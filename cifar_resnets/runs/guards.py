@@ -9,11 +9,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.errors import DivergenceError, OutputError, require
+from cifar_resnets.errors import ConfigurationError, DivergenceError, OutputError, require
 from cifar_resnets.runs.agreement import Agreement
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 
@@ -179,3 +180,19 @@ def check_writable(folder: Path, key: str) -> None:
         trial.unlink()
     except OSError as error:
         raise OutputError(f"{key}: {folder} cannot be written ({error.strerror}), give another folder") from error
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuses to split a network over ranks.
+
+    Its parameters then have no shapes of their own, from which it is told which of them decay, and a checkpoint would
+    not be continued exactly.
+
+    Raises:
+        ConfigurationError: for such a strategy.
+    """
+    if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        raise ConfigurationError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} splits the network over ranks, which is not "
+            "supported: give ddp, a residual network for CIFAR fits on any GPU"
+        )
