@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -11,7 +10,8 @@ from typing import NoReturn
 
 from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, UserError
-from cifar_resnets.runs.job import is_first_rank, requeue
+from cifar_resnets.runs.job import rank_by_environment, requeue
+from cifar_resnets.runs.ranks import RANKS, one_word, output_error
 from cifar_resnets.runs.signals import SIGNALS_OF_PROCESS, Stopped
 
 COMMANDS = {
@@ -39,8 +39,6 @@ options:
   cifar-resnets summary cifar_resnet20 --verify
   cifar-resnets COMMAND --help   lists all options of a command"""
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line.
@@ -56,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args[0] == "--version":
         print(f"cifar-resnets {__version__}")
     else:
-        _run(args, debug)
+        with one_word(debug):
+            _run(args, debug)
 
 
 def _run(args: list[str], debug: bool) -> None:
@@ -75,9 +74,9 @@ def _run(args: list[str], debug: bool) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if debug or error.errno not in CANNOT_WRITE:
+        if debug or (culprit := output_error(error)) is None:
             raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}", 6)
+        _fail(str(culprit), culprit.exit_status)
 
 
 def _runner(command: str) -> Callable[[list[str]], None]:
@@ -106,7 +105,7 @@ def _runner(command: str) -> Callable[[list[str]], None]:
 def _end(stop: Stopped) -> NoReturn:
     """Ends a run that a signal has stopped; SIGUSR1 is that of a scheduler whose time is up."""
     SIGNALS_OF_PROCESS.ignore()  # a job that is requeued gets more of them
-    if not is_first_rank():
+    if rank_by_environment():
         raise SystemExit(75 if stop.signum == signal.SIGUSR1 else 128 + stop.signum)
     line, status = f"stopped by {signal.Signals(stop.signum).name}", 128 + stop.signum
     if stop.signum == signal.SIGUSR1:
@@ -118,8 +117,7 @@ def _end(stop: Stopped) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"cifar-resnets: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(status)
+    raise SystemExit(RANKS.fail(message, status))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_resnets.checkpoint_file import read_checkpoint_file
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule, parameter_names
-from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.explanations import known_keys
 from cifar_resnets.schedules import Schedule
+from cifar_resnets.usage import is_of_trainer
 
 NEED_CHECKPOINT = ("validate", "test", "predict")
 OWN_CLASSES = "cifar_resnets."
@@ -73,21 +73,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def check_yaml(args: Sequence[str]) -> None:
-    """Names the recipe that is no YAML, which the parser does not.
-
-    Raises:
-        ConfigurationError: for the first such file.
-    """
-    for path in (Path(value) for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")):
-        try:
-            yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-        except OSError as error:
-            raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
-
-
 def all_keys(parser: LightningArgumentParser) -> tuple[list[str], dict[str, list[str]]]:
     """All keys of a subcommand, and the names of the classes that some of them take."""
     keys = [key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("explain.")]
@@ -99,6 +84,18 @@ def all_keys(parser: LightningArgumentParser) -> tuple[list[str], dict[str, list
         keys += [f"model.schedule.{field.name}" for field in dataclasses.fields(schedule)]
     names = {"data": ImageDataModule, "model.schedule": Schedule}
     return keys, {key: sorted(cls.__name__ for cls in _subclasses(base)) for key, base in names.items()}
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """What the user got wrong; jsonargparse wraps the errors of the classes that it builds."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MisconfigurationException):
+        return ConfigurationError(str(error))
+    return ConfigurationError(f"trainer: {error}") if is_of_trainer(error) else None
 
 
 def _value_of(args: Sequence[str], key: str) -> str | None:

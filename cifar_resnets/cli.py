@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
-from cifar_resnets.arguments import all_keys, check_yaml, given_checkpoint, on_top_of, read_checkpoint
+from cifar_resnets.arguments import all_keys, given_checkpoint, on_top_of, read_checkpoint, user_error
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
@@ -29,9 +29,10 @@ from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.explanations import ALL, Explanations
-from cifar_resnets.messages import set_up_messages
+from cifar_resnets.messages import errors_of_threads, set_up_messages
+from cifar_resnets.recipe_checks import check_recipes, check_values
 from cifar_resnets.reports.writer import ReportWriter
 from cifar_resnets.runs.batch_norm import AgreeingBuffers, BatchNormSync
 from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
@@ -40,6 +41,7 @@ from cifar_resnets.runs.guards import NonfiniteGuard, OnNonfinite, WritableFolde
 from cifar_resnets.runs.job import is_restarted
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.logs import MetricsFile, event_files
+from cifar_resnets.runs.rank_watch import watch
 from cifar_resnets.runs.record import RunRecord, write_record
 from cifar_resnets.runs.resume import Start, branch_off, find_start, identity, read_resumable
 from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
@@ -86,22 +88,12 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except (ValueError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if (culprit := _user_error(error)) is None:
+        if errors_of_threads:
+            raise errors_of_threads[0]
+    except (ValueError, TypeError, RuntimeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if (culprit := user_error(error)) is None:
             raise
         raise culprit from error
-
-
-def _user_error(error: BaseException) -> UserError | None:
-    """What the user got wrong; jsonargparse wraps the errors of the classes that it builds."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, MisconfigurationException):
-        return ConfigurationError(str(error))
-    return None
 
 
 class CLI(LightningCLI):
@@ -138,14 +130,15 @@ class CLI(LightningCLI):
         assert isinstance(args, list)
         self.arguments, self.start = args, Start()
         self.checkpoint = given_checkpoint(args)
+        check_recipes(args)
         try:
             self.config = parser.parse_args(args if self.checkpoint is None else on_top_of(self.checkpoint, args))
         except argparse.ArgumentError as error:
-            if _user_error(error):
+            if user_error(error):
                 raise
-            check_yaml(args)
             keys, choices = all_keys(self._parser(args[0]))
             raise ConfigurationError(explain(error.message, keys, choices)) from error
+        check_values(args[0], self.config[args[0]].as_dict())
         if self.checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
@@ -225,6 +218,7 @@ class CLI(LightningCLI):
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"trainer: {error}") from error
         check_strategy(trainer)
+        watch(trainer)
         return trainer
 
     def _open_run_dir(self, root: Path, name: str) -> Path:

@@ -28,6 +28,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a full disk tells of no file, and the unfinished one tells the user nothing
+        raise
     finally:
         with contextlib.suppress(OSError):  # the first error counts
             unfinished.unlink(missing_ok=True)

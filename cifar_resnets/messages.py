@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 
 # what Lightning warns about and we do on purpose
@@ -16,6 +17,7 @@ EXPECTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r"`ModelCheckpoint\(monitor='val/acc'\)` could not find.*",  # where a resumed run ends an epoch once more
     r"The `srun` command is available on your system but is not used.*",  # a laptop may have it, a login node has
+    r"You're using the WeightAveraging callback, but .* outside the 'fit' stage.*",  # the averaged weights are there
     r"Be aware that when using `ckpt_path`, .* callbacks: \['Misclassified'\]\.",  # it is left out by `--explain null`
 )
 
@@ -27,8 +29,22 @@ class _Lines(logging.Handler):
         print(self.format(record), flush=True)
 
 
+# what went wrong in a thread, such as that in which TensorBoard's files are written
+errors_of_threads: list[OSError] = []
+
+
+def _note(args: threading.ExceptHookArgs) -> None:
+    """Keeps what the user can mend for the end: what writes in a thread tells the main one only at its next write."""
+    if isinstance(args.exc_value, OSError):
+        errors_of_threads.append(args.exc_value)
+    else:
+        threading.__excepthook__(args)
+
+
 def set_up_messages() -> None:
     """Shows our own messages, and silences what Lightning tells everyone and our users cannot act on."""
+    errors_of_threads.clear()
+    threading.excepthook = _note
     own = logging.getLogger("cifar_resnets")
     own.handlers = [_Lines()]
     own.setLevel(logging.INFO)

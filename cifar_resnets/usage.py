@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cifar_resnets.errors import ConfigurationError, OutputError
 
 FIGURES = (".png", ".jpg", ".pdf", ".svg")
+MANY = 12  # names, more than which are not listed
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -46,17 +50,12 @@ def explain(message: str, keys: Collection[str], choices: Mapping[str, Sequence[
         keys: all keys there are, to say which was meant.
         choices: names of the classes that a key takes.
     """
+    message = _without_base_class(message)
     path = ".".join(_innermost(re.findall(r'Parser key "([^"]+)"', message)))
-    if unknown := re.search(r"[Oo]ption '([^']+)' is not accepted|not accept option '([^']+)'", message):
-        return unknown_key(".".join(filter(None, [path, unknown[1] or unknown[2]])), keys)
-    if unknown := re.search(r"[Uu]nrecognized arguments: -*([\w.]+)", message):
-        return unknown_key(unknown[1], keys)
-    if (given := re.search(r"Expected a dot import path string: (\S+)", message)) and path in choices:
-        return f"{path}: {given[1]!r} is not known, give one of {', '.join(choices[path])}"
-    if path and (expected := _expected(message)):
-        given = re.search(r"Got value: (.*)|Given value: (.*)", message)
-        value = (given[1] or given[2]) if given else "the value"
-        return f"{path}: {value} is not allowed, give {' or '.join(expected)}"
+    problem = _Problem(message, path, [*keys, *_keys_of_classes(path, message)], choices)
+    for explanation in (_missing, _no_value, _stray, _misspelt, _no_class, _unknown_class, _no_section, _wrong_value):
+        if line := explanation(problem):
+            return line
     return " ".join(message.split())
 
 
@@ -66,9 +65,124 @@ def unknown_key(key: str, keys: Collection[str]) -> str:
     return f"{key}: there is no such key" + (f", did you mean {' or '.join(near)}?" if near else "")
 
 
+class _Problem(NamedTuple):
+    message: str
+    path: str  # of the key, as the user would write it
+    keys: Sequence[str]
+    choices: Mapping[str, Sequence[str]]
+
+    @property
+    def given(self) -> str:
+        """The value, as far as the message tells it."""
+        match = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(key='[^']*', val=)?(.*)", self.message)
+        value = (match[1] or (match[2] or "").removesuffix(")")) if match else "the value"
+        return value or "an empty value"
+
+    def key_below(self, section: str) -> str | None:
+        """A key of a section, as an example."""
+        return next((f"--{key}" for key in self.keys if key.startswith(f"{section}.")), None)
+
+
+def is_of_trainer(error: BaseException) -> bool:
+    """Whether Lightning itself has refused what it was given, in words for its user."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    # a RuntimeError may be anything, but for those of callbacks: EarlyStopping without its figure
+    own = "lightning.pytorch.callbacks." if isinstance(error, RuntimeError) else "lightning.pytorch."
+    return isinstance(error, (ValueError, RuntimeError)) and module.startswith(own)
+
+
+def _missing(problem: _Problem) -> str | None:
+    match = re.search(r"the following arguments are required: (?:\w+\.)*(\w+)", problem.message)
+    key = ".".join(filter(None, [problem.path, match[1]])) if match else ""
+    return match and f"{key} is missing: give --{key}, or a recipe with it by -c"
+
+
+def _no_value(problem: _Problem) -> str | None:
+    match = re.search(r"argument (\S+): expected (?:one|at least one) argument", problem.message)
+    if match is None:
+        return None
+    flag = match[1].rpartition("/")[2]
+    below = f", or after a key below it such as {key}" if (key := problem.key_below(flag.lstrip("-"))) else ""
+    return f"{flag}: a value is missing after it{below}"
+
+
+def _stray(problem: _Problem) -> str | None:
+    """What is no key, or begins with other hyphens."""
+    match = re.search(r"[Uu]nrecognized arguments: (\S+)", problem.message)
+    if match is None or match[1].startswith("--"):
+        return None
+    given, name = match[1], match[1].lstrip("-\u2013\u2014")
+    if name != given:
+        return f"{given}: a key begins with two hyphens, give --{name}"
+    return f"{given}: there is no key before it" + (f", give -c {given}" if given.endswith((".yaml", ".yml")) else "")
+
+
+def _misspelt(problem: _Problem) -> str | None:
+    if match := re.search(r"[Oo]ption '([^']+)' is not accepted|not accept option '([^']+)'", problem.message):
+        return unknown_key(".".join(filter(None, [problem.path, match[1] or match[2]])), problem.keys)
+    match = re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", problem.message)
+    return match and unknown_key(match[1], problem.keys)
+
+
+def _no_class(problem: _Problem) -> str | None:
+    """A key of a class that is still to be chosen."""
+    match = re.search(r"Given value: NestedArg\(key='([^']+)'", problem.message)
+    if match is None or "is abstract" not in problem.message:
+        return None
+    names = ", ".join(problem.choices.get(problem.path, ()))
+    return f"{problem.path}.{match[1]}: a key of which class? Give --{problem.path} before it, one of {names}"
+
+
+def _unknown_class(problem: _Problem) -> str | None:
+    dotted = re.search(r"Expected a dot import path string: (.*)", problem.message)
+    if dotted is None and "Not a valid subclass of" not in problem.message:
+        return None
+    start = f"{problem.path}: {repr(dotted[1]) if dotted else problem.given} is not"
+    names = problem.choices.get(problem.path, ())
+    if 0 < len(names) <= MANY:
+        return f"{start} known, give one of {', '.join(names)}"
+    if key := problem.key_below(problem.path):
+        return f"{start} allowed, give the keys below it such as {key}"
+    near = difflib.get_close_matches(dotted[1], names, n=3) if dotted else []
+    return f"{start} known, " + (
+        f"did you mean {' or '.join(near)}?" if near else "give the name of a class, or its import path"
+    )
+
+
+def _no_section(problem: _Problem) -> str | None:
+    """A value where there are only keys below."""
+    match = re.search(r"Unable to load config '(.*)'$", problem.message, re.MULTILINE)
+    key = problem.key_below(problem.path)
+    if match is None or key is None:
+        return None
+    return f"{problem.path}: {match[1]} is not allowed, give the keys below it such as {key}"
+
+
+def _wrong_value(problem: _Problem) -> str | None:
+    expected = _expected(problem.message)
+    if not (problem.path and expected):
+        return None
+    return f"{problem.path}: {problem.given} is not allowed, give {' or '.join(expected)}"
+
+
+def _without_base_class(message: str) -> str:
+    # a callback that was appended is tried as the base class, too: what that does not take says nothing
+    base = r"^ *- Problem with given class_path 'lightning.Callback':\n *Option '\w+' is not accepted\n"
+    return re.sub(base, "", message, flags=re.MULTILINE)
+
+
 def _innermost(path: Sequence[str]) -> list[str]:
-    # the parser of a subcommand repeats the key of its parent
+    # the parser of a subcommand repeats the key of its parent, also as a part of its own
+    path = [key.removeprefix(f"{path[i - 1]}.") if i else key for i, key in enumerate(path)]
     return [key for i, key in enumerate(path) if i == 0 or key != path[i - 1]]
+
+
+def _keys_of_classes(path: str, message: str) -> Iterator[str]:
+    """The keys of the classes that a message speaks of, which the parser has imported."""
+    for module, name in re.findall(r"Problem with given class_path '([\w.]+)\.(\w+)'", message):
+        if isinstance(cls := getattr(sys.modules.get(module), name, None), type):
+            yield from (f"{path}.{parameter}" for parameter in inspect.signature(cls).parameters)
 
 
 def _expected(message: str) -> list[str]:

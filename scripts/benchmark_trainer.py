@@ -28,13 +28,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import DEFAULT_AUGMENTATION, ImageDataModule, Images, Labels, Split
 from cifar_resnets.data.resident import TrainLoader
 from cifar_resnets.models import create_network
+from cifar_resnets.runs.batch_norm import AgreeingBuffers
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
+from cifar_resnets.runs.continuation import Continuation
+from cifar_resnets.runs.guards import NonfiniteGuard
+from cifar_resnets.runs.last_checkpoint import LastCheckpoint
+from cifar_resnets.runs.logs import MetricsFile
 from cifar_resnets.schedules import OneCycle
 
 NUM_CLASSES = 10
@@ -97,8 +103,10 @@ def now(device: torch.device) -> float:
 def time_fit(args: argparse.Namespace, folder: Path) -> float:
     """Seconds of `args.steps` steps of `Trainer.fit`, with loggers and checkpoints as `cifar-resnets fit` has them."""
     data, clock = Noise(args.steps + WARM_UP, args.batch_size), Clock()
-    checkpoint = ModelCheckpoint(folder / "checkpoints", "best", monitor="val/acc", mode="max", save_last=True)
-    quiet_trainer(folder, args.accelerator, checkpoint, clock).fit(
+    best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val/acc", mode="max")
+    last = LastCheckpoint(dirpath=str(folder / "checkpoints"))
+    own = (AgreeingBuffers(), Continuation(folder), NonfiniteGuard(), best, last)
+    quiet_trainer(folder, args.accelerator, *own, clock).fit(
         ImageClassifier(data.class_names, args.network, schedule=OneCycle()), datamodule=data
     )
     return clock.seconds
@@ -110,9 +118,10 @@ def quiet_trainer(folder: Path, accelerator: str, *callbacks: pl.Callback, max_e
         accelerator=accelerator,
         devices=1,
         max_epochs=max_epochs,
-        logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")],
+        logger=[TensorBoardLogger(folder, name="", version=""), MetricsFile(folder, name="", version="")],
         callbacks=list(callbacks),
-        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -43,8 +43,8 @@ CLOCK = ("time/", "epoch_seconds", "images_per_second")
 
 
 def kill_when(owner: type, method: str, call: int) -> None:
-    """Kills this process with signal 9 at the end of a call of a method, counted from 1."""
-    die_when(owner, method, call, functools.partial(os.kill, os.getpid(), signal.SIGKILL))
+    """Kills this process and its other ranks with signal 9 at the end of a call of a method, counted from 1."""
+    die_when(owner, method, call, functools.partial(os.killpg, 0, signal.SIGKILL))
 
 
 def die_when(owner: type, method: str, call: int, die: Callable[[], object]) -> None:
@@ -63,7 +63,7 @@ def die_when(owner: type, method: str, call: int, die: Callable[[], object]) -> 
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs in two runs' folders: checkpoints, the table, the scalars of TensorBoard; but for clocks and paths."""
+    """What differs in two runs' folders, but for clocks and paths: checkpoints, table, scalars of TensorBoard."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
         parts = (dict(_leaves(read_checkpoint_file(run / "checkpoints" / name))) for run in (one, other))
@@ -77,7 +77,8 @@ def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
 
     missing = [f"{key} is in one alone" for key in one.keys() ^ other.keys()]
-    return missing + [f"{key}: {one[key]} {other[key]}" for key in one.keys() & other.keys() if not same(one[key], other[key])]
+    both = one.keys() & other.keys()
+    return missing + [f"{key}: {one[key]} {other[key]}" for key in both if not same(one[key], other[key])]
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

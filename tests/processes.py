@@ -1,7 +1,7 @@
 """The command line in real processes, which signals reach, without a wait for imports.
 
-A server process imports torch and Lightning once; each run is a fork of it, with a session, a folder, an environment and
-files for its output of its own.
+A server process imports torch and Lightning once; each run is a fork of it, with a session, a folder, an environment
+and files for its output of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support import Result
 from cifar_resnets.__main__ import main
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["cifar_resnets.cli", "cifar_resnets.explanations", "tensorboard.compat"])
+_server.set_forkserver_preload(["cifar_resnets.cli", "tensorboard.compat", "sklearn.datasets", "importlib.readers"])
 
 
 class Process:

@@ -34,7 +34,7 @@ trainer: {max_epochs: 2}
 FINDER = """
 trainer: {callbacks: [{class_path: LRFinder, init_args: {num_steps: 50, min_lr: 0.001}}]}
 """
-EACH_EPOCH = {"filename": "{epoch}", "save_top_k": "-1", "save_last": "true"}
+EACH_EPOCH = {"filename": "{epoch}", "save_top_k": "-1"}
 BARE = "trainer: {callbacks: [LRFinder]}"
 RECIPE = ("-c", "tiny.yaml", "-c", "cycle.yaml")
 SEARCHED = (*RECIPE, "-c", "finder.yaml")
@@ -61,7 +61,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float,
     folder, out = tmp_path_factory.mktemp("fitted"), io.StringIO()
     write_recipes(folder)
     with contextlib.chdir(folder), contextlib.redirect_stdout(out):
-        main(["fit", *SEARCHED, *(f"--last_checkpoint.{key}={value}" for key, value in EACH_EPOCH.items())])
+        main(["fit", *SEARCHED, *(f"--checkpoint.{key}={value}" for key, value in EACH_EPOCH.items())])
     shown = LINE.search(out.getvalue())
     assert shown, out.getvalue()
     return folder / "logs/tiny/version_0", (float(shown[1]), float(shown[2]))
@@ -170,12 +170,16 @@ def test_a_resumed_run_does_not_search(
         assert same(tensors(run / last), tensors(resumed / last))
 
 
-def test_a_run_is_not_resumed_with_another_length(cli: Run, fitted: tuple[Path, tuple[float, float]]) -> None:
-    run, _ = fitted
+def test_a_run_that_is_resumed_with_another_length_keeps_its_rates(
+    cli: Run, fitted: tuple[Path, tuple[float, float]], tmp_path: Path
+) -> None:
+    run, found = fitted
     result = cli("fit", *SEARCHED, "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_epochs", "3")
-    planned, asked = EPOCHS * STEPS, 3 * STEPS
-    refused(result, 2, f"planned for {planned} steps", f"has {asked}", "give the length that it was started with")
+    assert (result.status, result.err) == (0, "")
+    assert f"resumed with other settings: the run's length {EPOCHS * STEPS} -> {3 * STEPS} steps\n" in result.out
     assert "learning rate:" not in result.out
+    model = read_yaml(tmp_path / "logs/tiny/version_0/config.yaml")["model"]
+    assert (model["lr"], model["schedule"]["init_args"]["lr_min"]) == found
 
 
 def test_fast_dev_run_does_not_search(cli: Run, tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_a_run_that_is_killed_while_it_searches_leaves_no_more_than_any_other(tm
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     run = tmp_path / "logs/tiny/version_0"
-    while not (run / "run.json").exists():
+    while not (run / "config.yaml").exists():
         assert process.poll() is None
         time.sleep(0.1)
     time.sleep(2)  # the range test has begun by now
@@ -232,4 +236,4 @@ def test_a_run_that_is_killed_while_it_searches_leaves_no_more_than_any_other(tm
     assert {path.name for path in tmp_path.iterdir()} == before | {"logs"}
     assert [path.name for path in (tmp_path / "logs").rglob("version_*")] == ["version_0"]
     names = sorted(path.name.partition(".out.")[0] for path in run.rglob("*"))
-    assert names == ["config.yaml", "events", "run.json"]  # as a run has them before its first step
+    assert names == ["checkpoints", "config.yaml", "events", "run.json"]  # as a run has them before its first step

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 from matplotlib.figure import Figure
 
 from cifar_resnets.errors import ConfigurationError, OutputError
-from cifar_resnets.usage import FIGURES, check_figure_path, explain, unknown_key
+from cifar_resnets.usage import FIGURES, check_figure_path, explain, is_of_trainer, unknown_key
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "data.batch_size"]
 
@@ -82,3 +85,89 @@ def test_a_figure_without_a_folder_is_refused(tmp_path: Path, folder: str) -> No
     with pytest.raises(OutputError, match=rf"^--plot: there is no folder {tmp_path / folder}$"):
         check_figure_path(tmp_path / folder / "curve.png")
     assert OutputError.exit_status == 6
+
+
+# Messages that tell of types alone.
+
+
+def explained(parser: ArgumentParser, *args: str, choices: dict[str, list[str]] | None = None) -> str:
+    with pytest.raises(ArgumentError) as error:
+        parser.parse_args(list(args))
+    line = explain(error.value.message, ["data.batch_size", "part.size", "part.name"], choices or {})
+    assert "\n" not in line
+    return line
+
+
+@dataclass
+class Part:
+    """A class with keys."""
+
+    size: int = 1
+    name: str = "a"
+
+
+class Shape:
+    """A class with others below it."""
+
+    def __init__(self, side: int = 1) -> None:
+        self.side = side
+
+
+class Square(Shape):
+    """A class that needs something."""
+
+    def __init__(self, corner: int, side: int = 1) -> None:
+        super().__init__(side)
+
+
+def nested() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--part", type=Part)
+    parser.add_argument("--shape", type=Shape | None)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["recipe.yaml"], "recipe.yaml: there is no key before it, give -c recipe.yaml"),
+        (["20"], "20: there is no key before it"),
+        (["-part.size", "3"], "-part.size: a key begins with two hyphens, give --part.size"),
+        (["\u2014part.size", "3"], "\u2014part.size: a key begins with two hyphens, give --part.size"),
+        (["--part.siz", "3"], "part.siz: there is no such key, did you mean part.size?"),
+        (["--part"], "--part: a value is missing after it, or after a key below it such as --part.size"),
+        (["--part", "5"], "part: 5 is not allowed, give the keys below it such as --part.size"),
+        (["--part.size", "x"], "part.size: x is not allowed, give int"),
+        (["--part.size="], "part.size: an empty value is not allowed, give int"),
+    ],
+)
+def test_keys_in_one_line(args: list[str], line: str) -> None:
+    assert explained(nested(), *args) == line
+
+
+def test_classes_in_one_line() -> None:
+    name = f"{__name__}.Square"
+    assert (
+        explained(nested(), "--shape", name)
+        == "shape.corner is missing: give --shape.corner, or a recipe with it by -c"
+    )
+    line = explained(nested(), "--shape", name, "--shape.cornre", "3")
+    assert line.startswith("shape.cornre: there is no such key, did you mean shape.corner")
+    few, many = {"shape": ["Circle", "Square"]}, {"shape": ["Square", *map(str, range(99))]}
+    assert explained(nested(), "--shape", "Sqare") == (
+        "shape: 'Sqare' is not known, give the name of a class, or its import path"
+    )
+    assert explained(nested(), "--shape", "Sqare", choices=few).endswith("is not known, give one of Circle, Square")
+    assert explained(nested(), "--shape", "Sqare", choices=many).endswith("is not known, did you mean Square?")
+
+
+def test_what_lightning_refuses() -> None:
+    def error_of(call: Callable[[], object]) -> Exception:
+        with pytest.raises(Exception) as error:
+            call()
+        return error.value
+
+    assert is_of_trainer(error_of(lambda: pl.Trainer(strategy="none", accelerator="cpu")))
+    assert not is_of_trainer(error_of(lambda: pl.LightningModule().trainer))  # a RuntimeError, of our own doing
+    assert not is_of_trainer(error_of(lambda: int("x")))
+    assert not is_of_trainer(ValueError("never raised"))

@@ -83,15 +83,21 @@ def draw(augmentation: Augmentation, num_images: int, size: tuple[int, int], gen
 
 
 def pad(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Pads uint8 images (n, h, w, c) to (n, h + 2p, w + 2p, c), contiguous."""
-    p = augmentation.crop_padding
+    """Pads uint8 images (n, h, w, c) to (n, h + 2p, w + 2p, c), contiguous.
+
+    Raises:
+        ConfigurationError: when a crop could show nothing but padding, or there is not enough to be reflected.
+    """
+    p, (height, width) = augmentation.crop_padding, images.shape[1:3]
     if p == 0:
         return images.contiguous()
+    if p >= min(height, width):
+        raise ConfigurationError(
+            f"data.augment.crop_padding: {p} is not allowed for images of {height}x{width} pixels, give less than "
+            f"{min(height, width)}"
+        )
     if augmentation.padding_mode == "constant":
         return F.pad(images, (0, 0, p, p, p, p)).contiguous()
-    height, width = images.shape[1:3]
-    if p >= min(height, width):
-        raise ConfigurationError(f"augment.crop_padding: reflecting {p} pixels needs images larger than {p} pixels")
     rows, columns = _reflected(height, p, images.device), _reflected(width, p, images.device)
     return images[:, rows][:, :, columns].contiguous()
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_resnets.data.base import Images
-from cifar_resnets.errors import DataError
+from cifar_resnets.errors import ConfigurationError, DataError
 
 # no pixels without a foreign program, or none at all
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -168,7 +168,9 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
 
     Raises:
         UnreadableImages: naming all that cannot be read.
+        ConfigurationError: when they would need more memory than there is.
     """
+    _check_memory(len(paths), image_size)
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
     formats = _formats()
 
@@ -183,6 +185,14 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
         raise UnreadableImages(root, failures)
     _log_changes(root / paths[0].split("/")[0], outcomes, image_size)
     return images
+
+
+def _check_memory(num_images: int, image_size: int) -> None:
+    # the system gives more than it has, and ends the process without a word when that is used
+    needed, there_is = num_images * image_size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there_is:
+        images = f"{num_images:,} images of {image_size}x{image_size} pixels take {needed / 1e9:,.0f} GB"
+        raise ConfigurationError(f"data.image_size: {images}, there are {there_is / 1e9:,.0f} GB; give a smaller size")
 
 
 def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> None:

@@ -162,11 +162,13 @@ class Files:
         self.notes: list[str] = []
 
     def has_only(self, stage: str) -> bool:
+        """Whether the run is an evaluation of one stage, `val` or `test`, alone."""
         there = {path.name for path in self.folder.iterdir()}
         other = "val" if stage == "test" else "test"
         return f"{stage}.json" in there and not {f"{other}.json", f"{other}_predictions.csv"} & there
 
     def read(self, name: str, parse: Callable[[Path], T]) -> T | None:
+        """What a parser makes of a file; None, with a note, if it is damaged."""
         path = self.folder / name
         if not path.exists():
             return None

@@ -66,11 +66,10 @@ class Continuation(pl.Callback):
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         assert isinstance(pl_module, ImageClassifier)
+        run_dir = trainer.strategy.broadcast(self.run_dir)  # rank 0 knows it, and all have to come to the same
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
-                _find_again(
-                    callback, checkpoint["callbacks"][callback.state_key], self.run_dir, checkpoint[KEY]["run_dir"]
-                )
+            if isinstance(callback, ModelCheckpoint) and (state := checkpoint["callbacks"].get(callback.state_key)):
+                _find_again(callback, state, run_dir, checkpoint[KEY]["run_dir"])
         state = self._state = checkpoint[KEY]
         pl_module.val_acc = checkpoint.get("val_acc")
         pl_module.rates = dict(state["rates"])
@@ -103,7 +102,7 @@ class Continuation(pl.Callback):
 
 
 def _row(trainer: pl.Trainer) -> dict[str, Any]:
-    """What Lightning logs at the end of an epoch when all hooks are over, after a checkpoint is written in one of them."""
+    """What Lightning will log of an epoch when all hooks are over, in one of which the checkpoint is written."""
     # private; tests/runs/test_continuation.py compares all logs of resumed runs
     metrics = trainer._logger_connector.metrics["log"]
     figures = {name: float(value) for name, value in metrics.items()}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
+UNNAMED = "none"  # what torchrun calls a launch that nobody has named
 REQUEUE_TIMEOUT = 60  # seconds that `scontrol` may take
 
 
@@ -23,22 +24,26 @@ def job_name(env: Mapping[str, str] | None = None) -> str | None:
         return f"slurm {env['SLURM_ARRAY_JOB_ID']}_{env.get('SLURM_ARRAY_TASK_ID', '')}"
     if "SLURM_JOB_ID" in env:
         return f"slurm {env['SLURM_JOB_ID']}"
-    if env.get("TORCHELASTIC_RUN_ID", "none") != "none":  # what torchrun calls a launch that nobody named
+    if env.get("TORCHELASTIC_RUN_ID", UNNAMED) != UNNAMED:
         return f"torchrun {env['TORCHELASTIC_RUN_ID']}"
     return None
 
 
 def is_restarted(env: Mapping[str, str] | None = None) -> bool:
-    """Whether the job has run before: it was requeued, or torchrun has restarted its processes."""
+    """Whether the job may have run before: SLURM has requeued it, or it is a launch of torchrun that has a name.
+
+    How often torchrun has restarted its processes does not tell: it starts anew with each agent.
+    """
     env = os.environ if env is None else env
-    return any(int(env.get(name) or 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    if env.get("TORCHELASTIC_RUN_ID", UNNAMED) != UNNAMED:
+        return True
+    return int(env.get("SLURM_RESTART_COUNT") or 0) > 0
 
 
-def is_first_rank(env: Mapping[str, str] | None = None) -> bool:
-    """Whether this process is the one of its run that speaks."""
+def rank_by_environment(env: Mapping[str, str] | None = None) -> int:
+    """Which of a run's processes this one is, as far as torchrun, SLURM or Lightning have told it; 0 is the first."""
     env = os.environ if env is None else env
-    ranks = [env[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if env.get(name)]
-    return not ranks or int(ranks[0]) == 0
+    return int(next((env[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if env.get(name)), 0))
 
 
 def requeue(env: Mapping[str, str] | None = None) -> str | None:

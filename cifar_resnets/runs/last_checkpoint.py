@@ -23,11 +23,12 @@ _require = functools.partial(require, "last_checkpoint")
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt` at the end of each epoch, and after so many steps or minutes.
 
-    The one before stays as `previous.ckpt`. A signal stops the run: at the end of the step, or of a validation that is going on, with a checkpoint.
+    The one before stays as `previous.ckpt`. A signal stops the run: at the end of the step, or of a validation that is
+    going on, with a checkpoint.
 
     Args:
         every_n_steps: optimizer steps from one checkpoint to the next; none within an epoch if not given.
-        every_n_minutes: minutes from one checkpoint within an epoch to the next, on the clock of any rank; none if null.
+        every_n_minutes: minutes from one checkpoint to the next within an epoch, on any rank's clock; none if null.
         dirpath: folder of the checkpoints; `checkpoints` in the run's folder if not given.
 
     Raises:

@@ -20,7 +20,7 @@ METRICS = "metrics.csv"
 
 
 class MetricsFile(CSVLogger):
-    """The CSVLogger of Lightning, but for a run that is resumed: what it has written stays, also when it is interrupted."""
+    """The CSVLogger of Lightning, but what it has written stays: when a run is resumed, and when it is interrupted."""
 
     @property
     @rank_zero_experiment
@@ -99,8 +99,7 @@ def copy_rows(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
     """Copies the first rows of the table."""
     rows = _rows(source / METRICS)[: logged["rows"]]
     if rows:
-        used = [name for name in rows[0] if any(row[name] for row in rows)]
-        _write_rows(target / METRICS, used, [{name: row[name] for name in used} for row in rows])
+        _write_rows(target / METRICS, list(rows[0]), rows)
     else:
         (target / METRICS).unlink(missing_ok=True)
 

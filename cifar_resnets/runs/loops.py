@@ -1,9 +1,9 @@
 """Where a fit stands when a checkpoint is written, put so that Lightning goes on exactly there.
 
-Lightning 2.6 saves its counters as they happen to be in the middle of a hook. What a resumed fit makes of them is off by
-a logging step within an epoch, skips a validation that was due, and ends an epoch twice. Here a checkpoint says that the
-hook is over. tests/runs/test_continuation.py compares resumed runs with uninterrupted ones, and so notices if Lightning
-should change.
+Lightning 2.6 saves its counters as they happen to be in the middle of a hook. What a resumed fit makes of them is off
+by a logging step within an epoch, skips a validation that was due, and ends an epoch twice. Here a checkpoint says that
+the hook is over. tests/runs/test_continuation.py compares resumed runs with uninterrupted ones, and so notices if
+Lightning should change.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def enter(trainer: pl.Trainer, place: Place) -> None:
     if place == "epoch":
         epoch_loop.restarting = False  # it starts anew: nothing of it was done
     elif place == "batch":
-        # private: a validation was interrupted before its first batch, for all that Lightning knows, which looks at this
+        # private: for all that Lightning knows, a validation was interrupted before its first batch; it looks at this
         # only where one is due
         epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
         epoch_loop.val_loop.batch_progress.current.reset()

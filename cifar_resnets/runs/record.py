@@ -74,7 +74,9 @@ class RunRecord(SaveConfigCallback):
         self._show(trainer, pl_module, "fit")
 
     def _save(self) -> None:
-        self.parser.save(self.config, str(self.run_dir / self.config_filename), skip_unset=False, overwrite=True)
+        # not by `parser.save`: it changes the working folder, while TensorBoard's thread writes to a relative path
+        with replacing(self.run_dir / self.config_filename) as file:
+            file.write(self.parser.dump(self.config, skip_unset=False).encode())
 
     def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ImageClassifier)

@@ -98,8 +98,16 @@ def test_reflection_is_limited_by_the_smaller_side(size):
     images = random_images(2, size)
     widest = pad(images, Augmentation(crop_padding=4, padding_mode="reflect"))
     np.testing.assert_array_equal(widest, np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect"))
-    with pytest.raises(ConfigurationError, match=r"augment\.crop_padding: reflecting 5 pixels"):
+    with pytest.raises(ConfigurationError, match=r"^data\.augment\.crop_padding: 5 is not .*, give less than 5$"):
         pad(images, Augmentation(crop_padding=5, padding_mode="reflect"))
+
+
+@pytest.mark.parametrize("size", [(5, 9), (9, 5)])
+def test_a_crop_shows_some_of_the_image(size):
+    images = random_images(2, size)
+    assert pad(images, Augmentation(crop_padding=4)).shape == (2, size[0] + 8, size[1] + 8, 3)
+    with pytest.raises(ConfigurationError, match=rf"5 is not allowed for images of {size[0]}x{size[1]} pixels"):
+        pad(images, Augmentation(crop_padding=5))
 
 
 @pytest.mark.parametrize("hole_size", [1, 2, 3, 4, 7, 8, 40])

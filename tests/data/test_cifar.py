@@ -1,91 +1,20 @@
 import contextlib
-import hashlib
-import http.server
-import io
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import socket
-import tarfile
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torchvision
+from cifar_archives import PROXIES, Tiny, archives, sends, serving
 
 from cifar_resnets.data import cifar
 from cifar_resnets.data.cifar import CIFAR10, CIFAR100
 from cifar_resnets.errors import DataError, OutputError
-
-NUM_EACH = 6  # images a batch file
-
-
-def md5(content):
-    return hashlib.md5(content).hexdigest()
-
-
-def tar_of(members):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
-
-
-class Tiny:
-    """A data set in CIFAR's format, small enough for a test; torchvision's class is told its checksums."""
-
-    def __init__(self, module, monkeypatch):
-        self.module, self.source, self.monkeypatch = module, module._source, monkeypatch
-        rng = np.random.default_rng(0)
-        self.contents, self.rows, self.labels = {}, {}, {}
-        for key in ("train_list", "test_list"):
-            names = [name for name, _ in getattr(self.source, key)]
-            for name in names:
-                rows = rng.integers(0, 256, (NUM_EACH, 3072), dtype=np.uint8)
-                labels = rng.integers(0, len(module._names), NUM_EACH).tolist()
-                fine = "labels" if module is CIFAR10 else "fine_labels"
-                self.contents[name] = pickle.dumps({"data": rows, fine: labels})
-                self.rows.setdefault(key, []).append(rows)
-                self.labels.setdefault(key, []).extend(labels)
-            monkeypatch.setattr(self.source, key, [[name, md5(self.contents[name])] for name in names])
-        self.set_meta(module._names)
-
-    def set_meta(self, names):
-        meta = self.source.meta
-        content = pickle.dumps({meta["key"]: list(names)})
-        self.contents[meta["filename"]] = content
-        self.monkeypatch.setattr(self.source, "meta", {**meta, "md5": md5(content)})
-        self.set_archive(tar_of({f"{self.source.base_folder}/{name}": c for name, c in self.contents.items()}))
-
-    def set_archive(self, content):
-        self.archive = content
-        self.monkeypatch.setattr(self.source, "tgz_md5", md5(content))
-
-    def write_folder(self, folder):
-        folder.mkdir(parents=True)
-        for name, content in self.contents.items():
-            (folder / name).write_bytes(content)
-        return folder
-
-    def check(self, root):
-        data = self.module(str(root))
-        data.prepare_data()
-        for split in ("train", "test"):
-            images, labels = data.load(split)
-            rows = np.concatenate(self.rows[f"{split}_list"])
-            # CIFAR's own description: 1024 red values row by row, then green, then blue
-            expected = np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
-            assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
-            np.testing.assert_array_equal(images, expected)
-            assert labels.tolist() == self.labels[f"{split}_list"]
 
 
 @pytest.fixture(params=[CIFAR10, CIFAR100], ids=lambda module: module.__name__)
@@ -104,38 +33,13 @@ def serve(monkeypatch):
     with contextlib.ExitStack() as stack:
 
         def start(source, respond):
-            class Handler(http.server.BaseHTTPRequestHandler):
-                def do_GET(self):
-                    requests.append(self.path)
-                    respond(self)
-
-                def log_message(self, *_):
-                    pass
-
-            requests = []
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            monkeypatch.setattr(source, "url", f"http://127.0.0.1:{server.server_port}/{source.filename}")
+            url, requests = stack.enter_context(serving(respond))
+            monkeypatch.setattr(source, "url", f"{url}/{source.filename}")
             return requests
 
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        for name in PROXIES:
             monkeypatch.delenv(name, raising=False)
         yield start
-
-
-def sends(content, length=None, pause=0.0):
-    def respond(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(length or len(content)))
-        handler.end_headers()
-        time.sleep(pause)
-        with contextlib.suppress(OSError):
-            handler.wfile.write(content)
-
-    return respond
 
 
 def message_of(call, error=DataError):
@@ -405,29 +309,6 @@ def test_damaged_archive_of_the_user(tiny10, tmp_path, damage):
     (tmp_path / tiny10.source.filename).write_bytes(damage(tiny10.archive))
     message = fails_cleanly(tiny10, tmp_path)
     assert f"{tiny10.source.filename} cannot be unpacked (its md5 is not {tiny10.source.tgz_md5})" in message
-
-
-def archives():
-    def with_member(name):
-        return lambda tiny: tar_of({name: b"outside", f"{tiny.source.base_folder}/data_batch_1": b""})
-
-    def truncated(tiny):
-        return tiny.archive[: len(tiny.archive) // 2]
-
-    def lacks_a_file(tiny):
-        return tar_of({f"{tiny.source.base_folder}/{n}": c for n, c in tiny.contents.items() if n != "test_batch"})
-
-    def has_a_bad_file(tiny):
-        return tar_of({f"{tiny.source.base_folder}/{n}": c + b"x" for n, c in tiny.contents.items()})
-
-    return {
-        "above": (with_member("../outside"), "outside"),
-        "absolute": (with_member("/outside/../../outside"), "outside"),
-        "truncated": (truncated, ""),
-        "lacks a file": (lacks_a_file, "in it cifar-10-batches-py/test_batch is missing"),
-        "bad file": (has_a_bad_file, "in it cifar-10-batches-py/data_batch_1 is damaged"),
-        "no archive": (lambda _: b"not an archive", ""),
-    }
 
 
 @pytest.mark.parametrize(("make", "expected"), archives().values(), ids=archives())
