@@ -98,6 +98,17 @@ def user_error(error: BaseException) -> UserError | None:
     return ConfigurationError(f"trainer: {error}") if is_of_trainer(error) else None
 
 
+def seed_of(seed_everything: bool | int) -> int:
+    """The seed of a run, which also numbers its images.
+
+    Raises:
+        ConfigurationError: when there is none.
+    """
+    if isinstance(seed_everything, bool) or seed_everything < 0:
+        raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
+    return seed_everything
+
+
 def _value_of(args: Sequence[str], key: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(key, dest="value")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
-from cifar_resnets.arguments import all_keys, given_checkpoint, on_top_of, read_checkpoint, user_error
+from cifar_resnets.arguments import all_keys, given_checkpoint, on_top_of, read_checkpoint, seed_of, user_error
 from cifar_resnets.callbacks.console import EpochBar, EpochLines
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
@@ -29,7 +30,7 @@ from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.explanations import ALL, Explanations
 from cifar_resnets.messages import errors_of_threads, set_up_messages
 from cifar_resnets.recipe_checks import check_recipes, check_values
@@ -38,7 +39,7 @@ from cifar_resnets.runs.batch_norm import AgreeingBuffers, BatchNormSync
 from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 from cifar_resnets.runs.continuation import Continuation
 from cifar_resnets.runs.guards import NonfiniteGuard, OnNonfinite, WritableFolders, check_strategy
-from cifar_resnets.runs.job import is_restarted
+from cifar_resnets.runs.job import is_restarted, rank_by_environment
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.logs import MetricsFile, event_files
 from cifar_resnets.runs.rank_watch import watch
@@ -122,7 +123,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
         parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed_of)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -215,9 +216,11 @@ class CLI(LightningCLI):
         callbacks = [AgreeingBuffers(), *(config.trainer.callbacks or []), *own]  # first: others may call the network
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            check_strategy(trainer)
         except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"trainer: {error}") from error
-        check_strategy(trainer)
+            if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
+                shutil.rmtree(self.run_dir)  # nothing but the record of this start
+            raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
         watch(trainer)
         return trainer
 
@@ -254,18 +257,23 @@ class CLI(LightningCLI):
     before_test = before_validate
 
     def after_fit(self) -> None:
-        """Tests the checkpoint that was best on the validation images, once."""
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if not best:
+        """Tests the checkpoint that was best on the validation images, once; the last where nothing was validated."""
+        config = self.config_init.fit
+        which, path = "best", getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not path and config.last_checkpoint.path.is_file():
+            which, path = "last", str(config.last_checkpoint.path)
+        path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
+        if not path or config.trainer.fast_dev_run:
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
             # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
-            figures = {"validation": read_checkpoint(best)["val_acc"]}
+            figures = {"validation": read_checkpoint(path).get("val_acc")}
             if "test/acc" in self.trainer.callback_metrics:  # not with `--trainer.limit_test_batches 0`
                 figures["test"] = self.trainer.callback_metrics["test/acc"].item()
-            print(f"best checkpoint: {best}")
-            print("accuracy: " + ", ".join(f"{name} {value:.2%}" for name, value in figures.items()).replace("%", " %"))
+            known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
+            print(f"{which} checkpoint: {path}")
+            print(f"accuracy: {', '.join(known)}".replace("%", " %"))
             if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
                 print(f"dashboard: tensorboard --logdir {self.config.fit.trainer.default_root_dir}")
         self.after_test()
@@ -286,9 +294,3 @@ def _loggers(run_dir: Path) -> list[Any]:
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _seed(seed_everything: bool | int) -> int:
-    if isinstance(seed_everything, bool) or seed_everything < 0:
-        raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
-    return seed_everything

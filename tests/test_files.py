@@ -39,3 +39,14 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError), replacing(tmp_path / "file" / "a.bin"):
         pytest.fail("there is nothing to write to")
+
+
+def test_an_error_names_the_file_and_not_the_unfinished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as error, replacing(tmp_path / "x") as file:
+        file.write(b"1")
+    assert error.value.filename == str(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from cifar_resnets.messages import EXPECTED_WARNINGS, set_up_messages
+from cifar_resnets.messages import EXPECTED_WARNINGS, errors_of_threads, set_up_messages
 
 LINES = """
 import logging
@@ -121,3 +122,23 @@ def test_lightning_still_words_them_like_that(tmp_path: Path) -> None:
     )  # fmt: skip
     run.fit(Line(), DataLoader(torch.ones(4, 1)))  # with a log that is not empty, and fewer batches than an interval
     assert run.global_step == 4
+
+
+def test_what_a_thread_cannot_write_is_kept_and_a_bug_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    before = threading.excepthook
+    try:
+        set_up_messages()
+        for error in (OSError(28, "No space left on device"), RuntimeError("a bug")):
+            thread = threading.Thread(target=fail, args=(error,))
+            thread.start()
+            thread.join()
+        assert [str(each) for each in errors_of_threads] == ["[Errno 28] No space left on device"]
+    finally:
+        threading.excepthook = before
+        errors_of_threads.clear()
+    err = capsys.readouterr().err
+    assert "a bug" in err
+    assert "No space left" not in err

@@ -183,10 +183,10 @@ def check_writable(folder: Path, key: str) -> None:
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Refuses to split a network over ranks.
+    """Refuses to split a network over ranks, and to start ranks that would not know which they are.
 
-    Its parameters then have no shapes of their own, from which it is told which of them decay, and a checkpoint would
-    not be continued exactly.
+    The parameters of a network that is split have no shapes of their own, from which it is told which of them decay,
+    and a checkpoint would not be continued exactly. Processes that are spawned evaluate all images, each of them.
 
     Raises:
         ConfigurationError: for such a strategy.
@@ -196,3 +196,6 @@ def check_strategy(trainer: pl.Trainer) -> None:
             f"trainer.strategy: {type(trainer.strategy).__name__} splits the network over ranks, which is not "
             "supported: give ddp, a residual network for CIFAR fits on any GPU"
         )
+    # private; tests/runs/test_guards.py notices when it has another name
+    if getattr(trainer.strategy, "_start_method", None) == "spawn":
+        raise ConfigurationError("trainer.strategy: ddp_spawn is not supported, give ddp")

@@ -1,19 +1,17 @@
-"""Counts the rows of the fault matrix and shows them as a table: `pytest tests/faults --fault-table FILE.md`."""
+"""Counts the rows of the fault matrix and shows them as a table, also in the file that an environment variable names."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from faults.matrix import Matrix, as_markdown, as_text, group_of
 
+TABLE = "CIFAR_RESNETS_FAULT_TABLE"
 MATRIX = pytest.StashKey[Matrix]()
 OUTCOME = pytest.StashKey[str]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-table", metavar="FILE", type=Path, help="write the fault matrix as Markdown")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,5 +42,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("faults")
     for line in as_text(matrix):
         terminalreporter.write_line(line)
-    if path := config.getoption("--fault-table", default=None):
-        path.write_text(as_markdown(matrix))
+    if path := os.environ.get(TABLE):
+        Path(path).write_text(as_markdown(matrix))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def test_each_row_counts_its_tries(tmp_path: Path) -> None:
     shutil.copy(Path(matrix.__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_invented_faults.py").write_text(ROWS)
     tests = Path(matrix.__file__).parents[1]
-    command = [sys.executable, "-m", "pytest", str(tmp_path), "--fault-table", str(tmp_path / "table.md")]
+    command = [sys.executable, "-m", "pytest", str(tmp_path)]
+    environment = {**os.environ, "CIFAR_RESNETS_FAULT_TABLE": str(tmp_path / "table.md")}
     options = ["-p", "no:cacheprovider", "-c", str(tests.parent / "setup.cfg"), "-o", f"pythonpath={tests}"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     expected = {
         "half of it": (4, 2, 2), "several in one": (5, 5, 0), "of the function": (1, 1, 0),

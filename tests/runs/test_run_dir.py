@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_resnets.errors import OutputError
-from cifar_resnets.runs.run_dir import claim_run_dir
+from cifar_resnets.runs.run_dir import claim_run_dir, lock_run_dir, run_dirs, sweep
 
 
 def test_each_claim_is_a_new_folder_after_the_last(tmp_path: Path) -> None:
@@ -43,3 +43,31 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         if was_root:
             os.seteuid(0)
         tmp_path.chmod(0o755)
+
+
+def test_the_newest_run_comes_first(tmp_path: Path) -> None:
+    for number in (2, 10, 9):
+        (tmp_path / f"x/version_{number}").mkdir(parents=True)
+    (tmp_path / "x/version_best").mkdir()
+    assert [path.name for path in run_dirs(tmp_path, "x")] == ["version_10", "version_9", "version_2"]
+    assert run_dirs(tmp_path, "y") == []
+
+
+def test_a_folder_is_locked_once_and_left_without_a_trace(tmp_path: Path) -> None:
+    lock = lock_run_dir(tmp_path)
+    assert lock is not None
+    assert lock_run_dir(tmp_path) is None
+    os.close(lock)
+    again = lock_run_dir(tmp_path)
+    assert again is not None
+    os.close(again)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_files_are_swept_out(tmp_path: Path) -> None:
+    kept = ["last.ckpt", ".hidden", "events.1", "checkpoints/x.17"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*kept, ".last.ckpt.4711", "checkpoints/.last.ckpt.12"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

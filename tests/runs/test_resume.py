@@ -1,0 +1,125 @@
+"""Which run a fit goes on with, in folders written by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cifar_resnets.checkpoint_file import write_checkpoint
+from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.runs.resume import Start, find_start, identity, newest_good, read_resumable
+from cifar_resnets.runs.run_dir import lock_run_dir
+
+ARGS = ["fit", "-c", "r.yaml"]
+WHOLE = {"continuation": {}, "loops": {}, "optimizer_states": [], "state_dict": {}}
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def add_run(root: Path, number: int, *names: str, args: list[str] = ARGS) -> Path:
+    folder = root / f"x/version_{number}"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(identity(args)))
+    for age, name in enumerate(reversed(names)):
+        write_checkpoint(WHOLE, folder / "checkpoints" / name)
+        os.utime(folder / "checkpoints" / name, (1000 + age, 1000 + age))
+    return folder
+
+
+def release(start: Start) -> Start:
+    assert start.lock is not None
+    os.close(start.lock)
+    return start
+
+
+def test_auto_without_a_run_starts_anew(tmp_path: Path) -> None:
+    assert find_start("auto", tmp_path, "x", ARGS) == Start()
+    assert find_start(None, tmp_path, "x", ARGS) == Start()
+
+
+def test_auto_takes_the_newest_run_of_this_command_line(tmp_path: Path) -> None:
+    add_run(tmp_path, 2, "last.ckpt")
+    mine = add_run(tmp_path, 10, "last.ckpt")
+    add_run(tmp_path, 11, "last.ckpt", args=[*ARGS, "--model.lr", "1"])
+    for words in (["--ckpt_path", "auto"], ["--ckpt_path=auto"]):
+        start = release(find_start("auto", tmp_path, "x", [*ARGS[:1], *words, *ARGS[1:]]))
+        assert (start.run_dir, start.checkpoint) == (mine, mine / "checkpoints/last.ckpt")
+
+
+def test_auto_takes_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
+    start = release(find_start("auto", tmp_path, "x", [*(a for a in ARGS)])) if add_run(tmp_path, 0) else None
+    assert start is not None
+    assert (start.run_dir, start.checkpoint) == (tmp_path / "x/version_0", None)
+
+
+def test_another_job_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_run(tmp_path, 0, "last.ckpt")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert find_start("auto", tmp_path, "x", ARGS) == Start()
+    mine = add_run(tmp_path, 1, "last.ckpt")
+    assert release(find_start("auto", tmp_path, "x", ARGS)).run_dir == mine
+    monkeypatch.setenv("SLURM_JOB_ID", "6")
+    assert find_start("auto", tmp_path, "x", ARGS) == Start()
+
+
+def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path) -> None:
+    older, newer = add_run(tmp_path, 0, "last.ckpt"), add_run(tmp_path, 1, "last.ckpt")
+    lock = lock_run_dir(newer)
+    assert lock is not None
+    assert release(find_start("auto", tmp_path, "x", ARGS)).run_dir == older
+    with pytest.raises(ConfigurationError, match="version_1 is still going on"):
+        find_start("last", tmp_path, "x", ARGS)
+    os.close(lock)
+    assert release(find_start("last", tmp_path, "x", ARGS)).run_dir == newer
+
+
+def test_last_takes_the_newest_run_whatever_its_command_line(tmp_path: Path) -> None:
+    add_run(tmp_path, 0, "last.ckpt")
+    newest = add_run(tmp_path, 1, "last.ckpt", args=["fit", "other"])
+    start = release(find_start("last", tmp_path, "x", ARGS))
+    assert (start.run_dir, start.checkpoint) == (newest, newest / "checkpoints/last.ckpt")
+
+
+def test_last_is_never_replaced_by_something_else(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no run in"):
+        find_start("last", tmp_path, "x", ARGS)
+    add_run(tmp_path, 0, "best.ckpt")
+    with pytest.raises(CheckpointError, match=r"there is no file .*last\.ckpt; auto takes the newest good one"):
+        find_start("last", tmp_path, "x", ARGS)
+
+
+def test_a_file_is_gone_on_from_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert find_start("a/b.ckpt", tmp_path, "x", ARGS) == Start(checkpoint=Path("a/b.ckpt"))
+
+
+def test_the_newest_good_one_and_what_is_wrong_with_the_others(tmp_path: Path) -> None:
+    folder = add_run(tmp_path, 0, "last.ckpt", "previous.ckpt", "best.ckpt") / "checkpoints"
+    assert newest_good(folder) == (folder / "last.ckpt", [])
+    (folder / "last.ckpt").write_bytes(b"")
+    (folder / "weights.ckpt").write_bytes(b"PK")
+    path, warnings = newest_good(folder)
+    assert path == folder / "previous.ckpt"
+    assert len(warnings) == 2
+    assert all(warning.endswith(f"going on from {path}") for warning in warnings)
+    for each in folder.iterdir():
+        each.write_bytes(b"")
+    assert newest_good(folder)[0] is None
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
+    write_checkpoint({"state_dict": {}}, tmp_path / "w.ckpt")
+    with pytest.raises(CheckpointError, match=r"w\.ckpt holds no run that could be resumed.*--model\.weights"):
+        read_resumable(tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"job": null}', "{"])
+def test_a_record_that_is_damaged_is_of_no_run(text: str, tmp_path: Path) -> None:
+    (add_run(tmp_path, 0, "last.ckpt") / "run.json").write_text(text)
+    assert find_start("auto", tmp_path, "x", ARGS) == Start()
