@@ -33,6 +33,10 @@ logging.getLogger("lightning.pytorch").warning("shown")
 """
 # as Lightning 2.6 and CSVLogger word them
 EXPECTED = [
+    "The `srun` command is available on your system but is not used. HINT: If your intention is to run Lightning on "
+    "SLURM, prepend your python command with `srun` like so: srun python3 cifar-resnets fit ...",
+    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage. The WeightAveraging "
+    "state cannot be restored. If you're using the checkpoint for prediction or testing, you can ignore this warning.",
     "The number of training batches (5) is smaller than the logging interval Trainer(log_every_n_steps=50).",
     "Experiment logs directory logs/tiny/version_0 exists and is not empty. Previous log files in this directory "
     "will be deleted when the new ones are saved!",

@@ -1,4 +1,4 @@
-"""Counts the rows of the fault matrix and shows them as a table, also in the file that an environment variable names."""
+"""Counts the rows of the fault matrix, and shows them as a table, also in a file that the environment names."""
 
 from __future__ import annotations
 
