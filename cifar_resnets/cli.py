@@ -163,7 +163,8 @@ class CLI(LightningCLI):
         rank = int(rank_zero_only.rank)  # type: ignore[attr-defined]  # of Lightning
         if rank == 0:
             root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
-            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments)
+            elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
+            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
             os.environ[START] = json.dumps(self.start.checkpoint and str(self.start.checkpoint))
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)

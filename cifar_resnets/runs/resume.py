@@ -40,7 +40,9 @@ class Start:
     lock: int | None = None
 
 
-def find_start(ckpt_path: str | None, root: Path, name: str, args: Sequence[str]) -> Start:
+def find_start(
+    ckpt_path: str | None, root: Path, name: str, args: Sequence[str], elsewhere: Path | None = None
+) -> Start:
     """What a fit goes on with.
 
     Args:
@@ -49,15 +51,16 @@ def find_start(ckpt_path: str | None, root: Path, name: str, args: Sequence[str]
         root: of all logs.
         name: of the run.
         args: the command line.
+        elsewhere: folder of the checkpoints, if it is not below that of the run.
 
     Raises:
         CheckpointError: when there is no such run, or no checkpoint of it that can be read.
         ConfigurationError: when the run is still going on.
     """
     if ckpt_path == "last":
-        return _last(root, name)
+        return _last(root, name, elsewhere)
     if ckpt_path == "auto":
-        return _auto(root, name, identity(args))
+        return _auto(root, name, identity(args), elsewhere)
     return Start(checkpoint=None if ckpt_path is None else Path(ckpt_path))
 
 
@@ -104,28 +107,28 @@ def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
                     copy.write(best.read_bytes())
 
 
-def _last(root: Path, name: str) -> Start:
+def _last(root: Path, name: str, elsewhere: Path | None) -> Start:
     folder = next(iter(run_dirs(root, name)), None)
     if folder is None:
         raise CheckpointError(f"--ckpt_path last: there is no run in {root / name}, leave it out or give auto")
     if (lock := lock_run_dir(folder)) is None:
         raise ConfigurationError(f"--ckpt_path last: the run in {folder} is still going on")
-    path = folder / CHECKPOINTS / LAST
+    path = (elsewhere or folder / CHECKPOINTS) / LAST
     try:
-        read_resumable(path)
+        _read_of(path, folder)
     except CheckpointError as error:
         raise CheckpointError(f"--ckpt_path last: {error}; auto takes the newest good one") from error
     return Start(folder, path, lock=lock)
 
 
-def _auto(root: Path, name: str, wanted: dict[str, Any]) -> Start:
+def _auto(root: Path, name: str, wanted: dict[str, Any], elsewhere: Path | None) -> Start:
     for folder in run_dirs(root, name):
         if _identity_of(folder) != wanted:
             continue
         # the processes of the job may still be ending; without a job, it is another run of the same command line
         if (lock := _lock(folder, WAIT if wanted["job"] else 0)) is None:
             continue
-        checkpoint, warnings = newest_good(folder / CHECKPOINTS)
+        checkpoint, warnings = newest_good(elsewhere or folder / CHECKPOINTS, folder)
         return Start(folder, checkpoint, tuple(warnings), lock)
     return Start()
 
@@ -137,16 +140,29 @@ def _lock(folder: Path, seconds: float) -> int | None:
     return lock
 
 
-def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder that a fit can go on from, and what is wrong with those that are newer."""
+def newest_good(folder: Path, run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that a fit can go on from, and what is wrong with those that are newer.
+
+    Args:
+        folder: of the checkpoints.
+        run_dir: folder of the run.
+    """
     warnings: list[str] = []
     for path in _newest_first(folder):
         try:
-            read_resumable(path)
+            _read_of(path, run_dir)
             return path, [f"{warning}: going on from {path}" for warning in warnings]
         except CheckpointError as error:
             warnings.append(str(error))
     return None, [f"{warning}: there is no other checkpoint, starting anew" for warning in warnings]
+
+
+def _read_of(path: Path, run_dir: Path) -> None:
+    """Reads a checkpoint, which has to be of a run: several may write theirs into one folder."""
+    written_by = read_resumable(path)[KEY]["run_dir"]
+    # the last two folders: by what path they are reached may have changed
+    if written_by is None or Path(written_by).parts[-2:] != run_dir.parts[-2:]:
+        raise CheckpointError(f"{path} is of another run, {written_by}")
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,10 @@ from cifar_resnets.runs.resume import Start, find_start, identity, newest_good, 
 from cifar_resnets.runs.run_dir import lock_run_dir
 
 ARGS = ["fit", "-c", "r.yaml"]
-WHOLE = {"continuation": {}, "loops": {}, "optimizer_states": [], "state_dict": {}}
+
+
+def content(run: str) -> dict[str, Any]:
+    return {"continuation": {"run_dir": run}, "loops": {}, "optimizer_states": [], "state_dict": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def add_run(root: Path, number: int, *names: str, args: list[str] = ARGS) -> Pat
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(identity(args)))
     for age, name in enumerate(reversed(names)):
-        write_checkpoint(WHOLE, folder / "checkpoints" / name)
+        write_checkpoint(content(f"before/x/version_{number}"), folder / "checkpoints" / name)
         os.utime(folder / "checkpoints" / name, (1000 + age, 1000 + age))
     return folder
 
@@ -100,17 +104,18 @@ def test_a_file_is_gone_on_from_in_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_newest_good_one_and_what_is_wrong_with_the_others(tmp_path: Path) -> None:
-    folder = add_run(tmp_path, 0, "last.ckpt", "previous.ckpt", "best.ckpt") / "checkpoints"
-    assert newest_good(folder) == (folder / "last.ckpt", [])
+    run = add_run(tmp_path, 0, "last.ckpt", "previous.ckpt", "best.ckpt")
+    folder = run / "checkpoints"
+    assert newest_good(folder, run) == (folder / "last.ckpt", [])
     (folder / "last.ckpt").write_bytes(b"")
     (folder / "weights.ckpt").write_bytes(b"PK")
-    path, warnings = newest_good(folder)
+    path, warnings = newest_good(folder, run)
     assert path == folder / "previous.ckpt"
     assert len(warnings) == 2
     assert all(warning.endswith(f"going on from {path}") for warning in warnings)
     for each in folder.iterdir():
         each.write_bytes(b"")
-    assert newest_good(folder)[0] is None
+    assert newest_good(folder, run)[0] is None
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
@@ -123,3 +128,15 @@ def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
 def test_a_record_that_is_damaged_is_of_no_run(text: str, tmp_path: Path) -> None:
     (add_run(tmp_path, 0, "last.ckpt") / "run.json").write_text(text)
     assert find_start("auto", tmp_path, "x", ARGS) == Start()
+
+
+def test_checkpoints_elsewhere_may_be_of_several_runs(tmp_path: Path) -> None:
+    mine, shared = add_run(tmp_path, 3), tmp_path / "shared"
+    shared.mkdir()
+    write_checkpoint(content("x/version_3"), shared / "mine.ckpt")
+    os.utime(shared / "mine.ckpt", (1000, 1000))
+    write_checkpoint(content("x/version_2"), shared / "last.ckpt")
+    start = release(find_start("auto", tmp_path, "x", ARGS, shared))
+    assert (start.run_dir, start.checkpoint) == (mine, shared / "mine.ckpt")
+    with pytest.raises(CheckpointError, match="is of another run, x/version_2"):
+        find_start("last", tmp_path, "x", ARGS, shared)
