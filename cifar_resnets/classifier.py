@@ -106,7 +106,7 @@ class ImageClassifier(pl.LightningModule):
         self.test_metrics = EvaluationMetrics(len(self.class_names))
         self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
         self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
-        self.rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
+        self.step_rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
         self.step_loss = torch.tensor(0.0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ class ImageClassifier(pl.LightningModule):
         """Counts the batches of the step, and notes the rate and the momentum that it uses."""
         self.train_metrics.count()
         group = optimizer.param_groups[0]
-        self.rates = {"lr": float(group["lr"])}
+        self.step_rates = {"lr": float(group["lr"])}
         if "momentum" in group or "betas" in group:
-            self.rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
+            self.step_rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Validates at the end of a run of `max_steps`, also within an epoch: Lightning would end it without."""
@@ -172,7 +172,7 @@ class ImageClassifier(pl.LightningModule):
         self.check_weights()
         loss, accuracy, of_classes = self.train_metrics.pop()
         per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}
-        self._log({"train/loss": loss, "train/acc": accuracy, **self.rates, **per_class})
+        self._log({"train/loss": loss, "train/acc": accuracy, **self.step_rates, **per_class})
 
     def on_validation_start(self) -> None:
         """Stops before a diverged network is validated."""
@@ -188,7 +188,7 @@ class ImageClassifier(pl.LightningModule):
         if not torch.stack([p.isfinite().all() for p in self.network.parameters()]).all():
             raise DivergenceError(
                 f"the weights became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
-                f"{self.rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
+                f"{self.step_rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 
     # Evaluation.

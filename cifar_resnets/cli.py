@@ -175,7 +175,7 @@ class CLI(LightningCLI):
         """Tells all ranks where the fit goes on."""
         if not self._resumes:
             return
-        path = json.loads(os.environ.pop(START, "null"))
+        path = json.loads(os.environ.get(START, "null"))  # which stays there for the processes that are yet to start
         strategy = self.trainer.strategy
         environment = getattr(strategy, "cluster_environment", None)
         if self.trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:

@@ -97,7 +97,11 @@ class LRFinder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A resumed fit keeps the rates of its checkpoint."""
-        self._resumed = trainer.state.fn == "fit"
+        if trainer.state.fn == "fit":
+            self._resumed = True
+            assert isinstance(pl_module, ImageClassifier)
+            hparams = checkpoint["hyper_parameters"]
+            pl_module.set_rates(hparams["lr"], hparams["schedule"]["init_args"].get("lr_min"))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Searches, and builds optimizer and schedule once more with what was found."""

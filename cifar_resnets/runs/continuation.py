@@ -52,7 +52,7 @@ class Continuation(pl.Callback):
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
             "row": _row(trainer) if place == "epoch" else None,
             "training": pl_module.train_metrics.states(),
-            "rates": pl_module.rates,
+            "rates": pl_module.step_rates,
             "configured": dict(pl_module.configured),
             "total_steps": run_length(trainer)[0],
             "run_dir": None if self.run_dir is None else str(self.run_dir),
@@ -72,8 +72,9 @@ class Continuation(pl.Callback):
                 _find_again(callback, state, run_dir, checkpoint[KEY]["run_dir"])
         state = self._state = checkpoint[KEY]
         pl_module.val_acc = checkpoint.get("val_acc")
-        pl_module.rates = dict(state["rates"])
+        pl_module.step_rates = dict(state["rates"])
         pl_module.train_metrics.load_states(state["training"], trainer.global_rank, trainer.world_size)
+        _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")
         if changes := _adopt_settings(trainer, pl_module, checkpoint):
             _print(trainer, f"resumed with other settings: {', '.join(changes)}")
 

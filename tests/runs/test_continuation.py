@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from exactness import RICH, differences, kill_when
 from processes import run
-from support import TINY
+from support import TINY, shell
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
@@ -93,3 +98,21 @@ def test_another_number_of_ranks_keeps_the_figures_of_the_epoch(tmp_path: Path) 
     # all 200 images of the epoch count, those of both ranks and those after
     accuracy = result.out.split("train ")[1].split(" %")[0]
     assert float(accuracy) * 200 / 100 == pytest.approx(round(float(accuracy) * 2), abs=1e-6)
+
+
+def test_ranks_that_lightning_starts(tmp_path: Path) -> None:
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--last_checkpoint.every_n_steps", "1"]
+    for name in ("reference", "killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "r.yaml").write_text(recipe("{max_epochs: 4}", TINY))
+    assert shell("fit", "-c", "r.yaml", *two, cwd=tmp_path / "reference").status == 0
+    command = [sys.executable, "-m", "cifar_resnets", "fit", "-c", "r.yaml", *two]
+    run_dir = tmp_path / "killed/logs/tiny/version_0"
+    with subprocess.Popen(command, cwd=tmp_path / "killed", start_new_session=True) as process:
+        while not (run_dir / "checkpoints/previous.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    result = shell("fit", "-c", "r.yaml", *two, "--ckpt_path", "auto", cwd=tmp_path / "killed")
+    assert (result.status, result.err) == (0, ""), result
+    assert differences(tmp_path / "reference/logs/tiny/version_0", run_dir) == []
