@@ -176,10 +176,11 @@ class CLI(LightningCLI):
         if not self._resumes:
             return
         path = json.loads(os.environ.get(START, "null"))  # which stays there for the processes that are yet to start
+        has_inherited = rank_by_environment() > 0 and START in os.environ
         strategy = self.trainer.strategy
         environment = getattr(strategy, "cluster_environment", None)
-        if self.trainer.world_size > 1 and environment is not None and environment.creates_processes_externally:
-            strategy.setup_environment()  # a scheduler has started all ranks at once: they cannot inherit the answer
+        if environment is not None and environment.creates_processes_externally and not has_inherited:
+            strategy.setup_environment()  # a scheduler has started all ranks at once: they have inherited nothing
             path = strategy.broadcast(path)
         self.config_init.fit.ckpt_path = path
 
