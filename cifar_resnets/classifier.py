@@ -169,7 +169,7 @@ class ImageClassifier(pl.LightningModule):
         """Logs the epoch's training figures, with the rate of its last step."""
         if self.train_metrics.is_empty:  # all of its steps were skipped
             return
-        self.check_weights()
+        self._check_training()
         loss, accuracy, of_classes = self.train_metrics.pop()
         per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}
         self._log({"train/loss": loss, "train/acc": accuracy, **self.step_rates, **per_class})
@@ -177,7 +177,7 @@ class ImageClassifier(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Stops before a diverged network is validated."""
         if not self.train_metrics.is_empty:  # the sanity check comes before the first step
-            self.check_weights()
+            self._check_training()
 
     def check_weights(self) -> None:
         """Stops a run whose last step, though its gradients were finite, has made weights that are not.
@@ -185,9 +185,17 @@ class ImageClassifier(pl.LightningModule):
         Raises:
             DivergenceError: then.
         """
-        if not torch.stack([p.isfinite().all() for p in self.network.parameters()]).all():
+        self._require_finite("weights", torch.stack([p.isfinite().all() for p in self.network.parameters()]).all())
+
+    def _check_training(self) -> None:
+        # where no guard looks at each step: of a Trainer of one's own
+        self._require_finite("training loss", self.train_metrics.loss.compute().isfinite())
+        self.check_weights()
+
+    def _require_finite(self, what: str, is_finite: Tensor) -> None:
+        if not is_finite:
             raise DivergenceError(
-                f"the weights became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
+                f"the {what} became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
                 f"{self.step_rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 

@@ -270,9 +270,7 @@ def test_validation_is_part_of_the_epoch_but_not_of_the_throughput(
     assert [float(row["time/epoch_seconds"]) for row in rows(tmp_path, "train/loss")] == [25 + 1100 * validations] * 2
 
 
-def test_a_run_that_is_resumed_within_an_epoch_counts_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_resumed_within_an_epoch_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = ModelCheckpoint(tmp_path, filename="step", every_n_train_steps=2, save_top_k=-1, save_last=False)
     first = Clock(monkeypatch)
     fit(tmp_path / "first", first, keep, max_epochs=-1, max_steps=2, enable_checkpointing=True, limit_val_batches=0)

@@ -11,13 +11,17 @@ from support import TINY, Result
 TINY_RUN = "logs/tiny/version_0"
 
 
-def write_recipe(folder: Path, epochs: int = 1, text: str = TINY) -> list[str]:
+# without pictures, which take most of the time of so small a run; `exactness.RICH` has them
+PLAIN = f"{TINY}explain: null\n"
+
+
+def write_recipe(folder: Path, epochs: int = 1, text: str = PLAIN) -> list[str]:
     """Writes a recipe into a folder; returns the command line that fits it."""
     (folder / "tiny.yaml").write_text(text.replace("max_epochs: 1", f"max_epochs: {epochs}"))
     return ["fit", "-c", "tiny.yaml"]
 
 
-def uninterrupted(folder: Path, *args: str, text: str = TINY, epochs: int = 1) -> Path:
+def uninterrupted(folder: Path, *args: str, text: str = PLAIN, epochs: int = 1) -> Path:
     """A run that nothing happens to; returns its folder."""
     folder.mkdir()
     result = run(*write_recipe(folder, epochs, text), *args, cwd=folder)
@@ -25,7 +29,7 @@ def uninterrupted(folder: Path, *args: str, text: str = TINY, epochs: int = 1) -
     return next((folder / "logs").glob("*/version_0"))
 
 
-def started(folder: Path, *args: str, epochs: int = 1000, text: str = TINY) -> Process:
+def started(folder: Path, *args: str, epochs: int = 1000, text: str = PLAIN) -> Process:
     """A run that has written its first checkpoints."""
     process = Process(*write_recipe(folder, epochs, text), *args, cwd=folder)
     process.wait_for(lambda: (folder / TINY_RUN / "checkpoints/previous.ckpt").is_file())

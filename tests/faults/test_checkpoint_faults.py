@@ -27,13 +27,19 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return uninterrupted(tmp_path_factory.mktemp("reference") / "run", *SAVES, epochs=8)
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Path:
-    """A folder with a run that was stopped within its training."""
-    process = started(tmp_path, *SAVES, epochs=8)
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    process = started(folder, *SAVES, epochs=8)
     process.signal(15)
     assert process.wait(30).status == 143
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A folder with a run that was stopped within its training."""
+    return shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
 
 
 def truncate(path: Path) -> None:
@@ -65,7 +71,7 @@ DAMAGES = [
     pytest.param(truncate, marks=fault("truncated checkpoint"), id="truncated"),
     pytest.param(cut_the_end, marks=fault("truncated checkpoint"), id="last byte"),
     pytest.param(empty, marks=fault("empty checkpoint"), id="empty"),
-    *(pytest.param(flip(p), marks=fault("bit-flipped checkpoint"), id=f"bit at {p}") for p in (0, 0.3, 0.6, 0.98, 1)),
+    *(pytest.param(flip(p), marks=fault("bit-flipped checkpoint"), id=f"bit at {p}") for p in (0, 0.5, 1)),
     pytest.param(remove, marks=fault("missing checkpoint"), id="missing"),
 ]
 
@@ -83,7 +89,7 @@ def test_last_is_refused_and_auto_falls_back(damage: Callable[[Path], None], sto
     is_as_if_uninterrupted(stopped, reference)
 
 
-@pytest.mark.parametrize("damage", DAMAGES[:4])
+@pytest.mark.parametrize("damage", [DAMAGES[0], DAMAGES[3]])
 def test_an_evaluation_never_takes_random_weights(damage: Callable[[Path], None], stopped: Path) -> None:
     path = f"{TINY_RUN}/checkpoints/last.ckpt"
     damage(stopped / path)

@@ -39,7 +39,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("left", [0, 8192], ids=["nothing left", "two pages left"])
 @fault("disk full during a save: status 6, the checkpoint before still loads")
 def test_full_during_a_save(left: int, small_disk: Path, tmp_path: Path) -> None:
-    args = [*write_recipe(tmp_path, 2), *SAVES, "--explain", "null", "--trainer.default_root_dir", "disk/logs"]
+    args = [*write_recipe(tmp_path, 2), *SAVES, "--trainer.default_root_dir", "disk/logs"]
     full = functools.partial(
         die_when, LastCheckpoint, "on_train_batch_end", 1, functools.partial(fill, small_disk, left)
     )
@@ -53,7 +53,7 @@ def test_full_during_a_save(left: int, small_disk: Path, tmp_path: Path) -> None
 
 @fault("disk full during logging: status 6, the checkpoint still loads")
 def test_full_during_logging(small_disk: Path, tmp_path: Path) -> None:
-    args = [*write_recipe(tmp_path, 3), *SAVES, "--explain", "null", "--trainer.default_root_dir", "disk/logs"]
+    args = [*write_recipe(tmp_path, 3), *SAVES, "--trainer.default_root_dir", "disk/logs"]
     args += [f"--{name}.dirpath=checkpoints" for name in ("checkpoint", "last_checkpoint")]
     full = functools.partial(
         die_when, ImageClassifier, "on_validation_start", 3, functools.partial(fill, small_disk, 0)

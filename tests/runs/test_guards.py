@@ -96,7 +96,9 @@ def test_without_a_guard_the_weights_would_be_lost() -> None:
         def on_before_optimizer_step(self, *args: Any) -> None:
             pass
 
-    with pytest.raises(DivergenceError, match="the weights became infinite or NaN"):  # the module sees it, hours later
+    with pytest.raises(
+        DivergenceError, match="the training loss became infinite or NaN"
+    ):  # the module sees it, hours later
         fit(Blind(), (3,))
 
 

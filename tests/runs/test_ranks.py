@@ -208,7 +208,7 @@ def test_a_fork_is_not_the_rank_that_it_is_a_fork_of(two: tuple[Link, Link]) -> 
 )
 def test_what_cannot_be_written_is_the_user_s_to_mend(number: int, line: str) -> None:
     assert str(output_error(OSError(number, os.strerror(number), "last.ckpt"))) == line
-    assert output_error(FileNotFoundError(errno.ENOENT, "no such file", "recipe.yaml")) is None
+    assert output_error(ConnectionResetError(errno.ECONNRESET, "of another rank")) is None
 
 
 def test_fate_is_that_of_children_alone() -> None:
