@@ -216,7 +216,7 @@ def test_an_error_where_the_recipe_says_so(
         (["--min_lr", "0"], 2, ("min_lr",)),
         (["--max_lr", "nan"], 2, ("max_lr",)),
         (["--num_step", "30"], 2, ("num_step: there is no such key", "num_steps")),
-        (["--ckpt_path", "missing.ckpt"], 4, ("missing.ckpt",)),
+        (["--ckpt_path", "missing.ckpt"], 2, ("ckpt_path", "no such key")),
         (["-c", "missing.yaml"], 2, ("missing.yaml",)),
         (["--trainer.max_epochs", "-1"], 2, ("max_epochs or max_steps",)),
         (["--model.network", "cifar_resnet21"], 2, ("cifar_resnet21",)),
