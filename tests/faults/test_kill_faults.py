@@ -181,7 +181,10 @@ def test_leftovers_of_another_job(tmp_path: Path) -> None:
     (tmp_path / "logs/hpc_ckpt_3.ckpt").write_bytes((other / "checkpoints/last.ckpt").read_bytes())
     before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
     write_recipe(tmp_path, 1)
-    result = run(*args, "--ckpt_path", "auto", cwd=tmp_path, env={"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"})
+    # as srun sets them: without, Lightning does not look for what a job has left
+    task = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "x"}
+    job = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1", **task}
+    result = run(*args, "--ckpt_path", "auto", cwd=tmp_path, env=job)
     assert (result.status, result.err) == (0, "")
     assert {path: path.read_bytes() for path in before} == before
     (tmp_path / "other").mkdir()
