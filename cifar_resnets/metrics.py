@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from cifar_resnets.world import world_size
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -159,10 +161,9 @@ class TrainingMetrics(nn.Module):
         for name, metric in self._metrics():
             sums = {key: getattr(metric, key).cpu() for key in metric.metric_state}
             mine[name] = {"count": metric.update_count, **sums}
-        if not (dist.is_available() and dist.is_initialized()):
-            return [mine]
-        states: list[dict[str, Any]] = [mine] * dist.get_world_size()
-        dist.all_gather_object(states, mine)
+        states: list[dict[str, Any]] = [mine] * world_size()
+        if len(states) > 1:
+            dist.all_gather_object(states, mine)
         return states
 
     def load_states(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:

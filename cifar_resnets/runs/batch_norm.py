@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.world import world_size
 
 
 class BatchNormSync(TorchSyncBatchNorm):
@@ -82,7 +83,7 @@ class AgreeingBuffers(pl.Callback):
 def share_buffers(module: nn.Module) -> None:
     """Copies the buffers of rank 0 to all ranks, in one message of bytes, whatever their types."""
     buffers = [buffer for buffer in module.buffers() if buffer.numel()]
-    if _world_size() == 1 or not buffers:
+    if world_size() == 1 or not buffers:
         return
     parts = [buffer.detach().contiguous().view(-1).view(torch.uint8) for buffer in buffers]
     message = torch.cat(parts)
@@ -117,7 +118,7 @@ class _OnCPU(_BatchNorm):
     """`nn.SyncBatchNorm` for CPU tensors, which that refuses."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or _world_size() == 1:
+        if not self.training or world_size() == 1:
             return _BatchNorm.forward(self, input)  # not the next class: it may add an activation
         self._check_input_dim(input)  # type: ignore[no-untyped-call]  # of torch
         normalised, mean, variance = _normalise(input, self.eps)
@@ -182,7 +183,3 @@ class _SumOverRanks(torch.autograd.Function):
 def _sum_over_ranks(values: Tensor) -> Tensor:
     total: Tensor = _SumOverRanks.apply(values)
     return total
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
