@@ -29,7 +29,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(unfinished, path)
         _sync_folder(path.parent)
     except OSError as error:
-        error.filename = str(path)  # a full disk tells of no file, and the unfinished one tells the user nothing
+        if error.errno is not None:  # without a number the text of the error is what its caller made it
+            error.filename = str(path)  # a full disk tells of no file, and the unfinished one tells the user nothing
         raise
     finally:
         with contextlib.suppress(OSError):  # the first error counts

@@ -64,8 +64,10 @@ def die_when(owner: type, method: str, call: int, die: Callable[[], object]) -> 
 
 def differences(one: Path, other: Path) -> list[str]:
     """What differs in two runs' folders, but for clocks and paths: checkpoints, table, scalars of TensorBoard."""
+    names = {path.name for run in (one, other) for path in (run / "checkpoints").glob("*.ckpt")} - {"previous.ckpt"}
+    assert "last.ckpt" in names, names
     found = []
-    for name in ("last.ckpt", "best.ckpt"):
+    for name in sorted(names):
         parts = (dict(_leaves(read_checkpoint_file(run / "checkpoints" / name))) for run in (one, other))
         found += [f"{name}: {key}" for key in _unequal(*parts)]
     found += [f"metrics.csv: {row}" for row in _unequal(_table(one), _table(other))]

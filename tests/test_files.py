@@ -50,3 +50,8 @@ def test_an_error_names_the_file_and_not_the_unfinished_one(tmp_path: Path, monk
         file.write(b"1")
     assert error.value.filename == str(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_a_number_keeps_its_text(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="^7 requested and 3 written$"), replacing(tmp_path / "x"):
+        raise OSError("7 requested and 3 written")  # as numpy says it
