@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -44,7 +42,15 @@ from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.logs import MetricsFile, event_files
 from cifar_resnets.runs.rank_watch import watch
 from cifar_resnets.runs.record import RunRecord, write_record
-from cifar_resnets.runs.resume import Start, branch_off, find_start, identity, read_resumable
+from cifar_resnets.runs.resume import (
+    Start,
+    agreed_checkpoint,
+    branch_off,
+    find_start,
+    hand_down,
+    identity,
+    read_resumable,
+)
 from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
 from cifar_resnets.usage import explain
 
@@ -57,8 +63,6 @@ BEST = {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
-# tells the processes that Lightning starts where the first one goes on
-START = "CIFAR_RESNETS_START"
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -165,7 +169,7 @@ class CLI(LightningCLI):
             root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
             elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
             self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
-            os.environ[START] = json.dumps(self.start.checkpoint and str(self.start.checkpoint))
+            hand_down(self.start.checkpoint)
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)
         if rank or self.start.checkpoint:
@@ -173,16 +177,8 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Tells all ranks where the fit goes on."""
-        if not self._resumes:
-            return
-        path = json.loads(os.environ.get(START, "null"))  # which stays there for the processes that are yet to start
-        has_inherited = rank_by_environment() > 0 and START in os.environ
-        strategy = self.trainer.strategy
-        environment = getattr(strategy, "cluster_environment", None)
-        if environment is not None and environment.creates_processes_externally and not has_inherited:
-            strategy.setup_environment()  # a scheduler has started all ranks at once: they have inherited nothing
-            path = strategy.broadcast(path)
-        self.config_init.fit.ckpt_path = path
+        if self._resumes:
+            self.config_init.fit.ckpt_path = agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
 
     # What is built.
 

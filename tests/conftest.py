@@ -19,6 +19,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("CIFAR_RESNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Takes back what Lightning leaves in the environment, such as MASTER_PORT: later tests start jobs."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny networks gain nothing from a second thread, and a forked process may hang after one."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.strategies import Strategy
+
 from cifar_resnets.checkpoint_file import read_checkpoint_file
 from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.files import replacing
 from cifar_resnets.runs.continuation import KEY
-from cifar_resnets.runs.job import job_name
+from cifar_resnets.runs.job import job_name, rank_by_environment
 from cifar_resnets.runs.last_checkpoint import LAST
 from cifar_resnets.runs.logs import copy_logs
 from cifar_resnets.runs.record import RECORD
 from cifar_resnets.runs.run_dir import CHECKPOINTS, lock_run_dir, run_dirs
 
+START = "CIFAR_RESNETS_START"  # variable: a process and the checkpoint that it goes on from
 WAIT = 60  # seconds for the processes of a job that was requeued to end
 
 
@@ -84,6 +88,33 @@ def read_resumable(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {KEY, "loops", "optimizer_states", "state_dict"} <= content.keys():
         raise CheckpointError(f"{path} holds no run that could be resumed, give a file of weights as --model.weights")
     return content
+
+
+def hand_down(checkpoint: Path | None) -> None:
+    """Tells the processes that Lightning is going to start from this one where the fit goes on.
+
+    Args:
+        checkpoint: that it goes on from; a fresh start if None.
+    """
+    os.environ[START] = json.dumps([os.getpid(), None if checkpoint is None else str(checkpoint)])
+
+
+def agreed_checkpoint(checkpoint: Path | None, strategy: Strategy) -> str | None:
+    """The checkpoint that rank 0 goes on from, on all ranks.
+
+    Args:
+        checkpoint: of this rank; only that of rank 0 counts.
+        strategy: of the Trainer.
+    """
+    parent, path = json.loads(os.environ.get(START, "[0, null]"))
+    if rank_by_environment() > 0 and parent == os.getppid():
+        return None if path is None else str(path)
+    path = None if checkpoint is None else str(checkpoint)
+    environment = getattr(strategy, "cluster_environment", None)
+    if environment is not None and environment.creates_processes_externally:
+        strategy.setup_environment()  # a scheduler has started all ranks at once: none has been told anything
+        path = strategy.broadcast(path)
+    return path
 
 
 def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+AGAIN = 0.01  # seconds until a signal that came to nothing is sent once more
 
 
 class Stopped(BaseException):
@@ -47,9 +50,11 @@ class Signals:
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         self.pending, self._deferred = 0, False
         self.install()
+        report, sys.unraisablehook = sys.unraisablehook, self._report
         try:
             yield
         finally:
+            sys.unraisablehook = report
             if threading.current_thread() is threading.main_thread():
                 for signum, handler in before.items():
                     signal.signal(signum, handler)
@@ -70,6 +75,13 @@ class Signals:
         """The run is ending: further signals change nothing, such as those that a scheduler sends after a requeue."""
         for signum in SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
+
+    def _report(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Of an error that came where Python lets none pass, such as in a `__del__`: a signal is sent once more."""
+        if isinstance(stop := unraisable.exc_value, Stopped):
+            threading.Timer(AGAIN, os.kill, (os.getpid(), stop.signum)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._deferred or self.pending == signum == signal.SIGINT:

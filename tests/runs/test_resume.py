@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from cifar_resnets.checkpoint_file import write_checkpoint
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.resume import Start, find_start, identity, newest_good, read_resumable
+from cifar_resnets.runs.resume import (
+    START,
+    Start,
+    agreed_checkpoint,
+    find_start,
+    hand_down,
+    identity,
+    newest_good,
+    read_resumable,
+)
 from cifar_resnets.runs.run_dir import lock_run_dir
 
 ARGS = ["fit", "-c", "r.yaml"]
@@ -140,3 +151,45 @@ def test_checkpoints_elsewhere_may_be_of_several_runs(tmp_path: Path) -> None:
     assert (start.run_dir, start.checkpoint) == (mine, shared / "mine.ckpt")
     with pytest.raises(CheckpointError, match="is of another run, x/version_2"):
         find_start("last", tmp_path, "x", ARGS, shared)
+
+
+class Launched(DDPStrategy):
+    """As a scheduler has started it; rank 0 has told it `of rank 0`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster_environment = TorchElasticEnvironment()
+        self.is_set_up = False
+
+    def setup_environment(self) -> None:
+        self.is_set_up = True
+
+    def broadcast(self, obj: object, src: int = 0) -> object:
+        assert self.is_set_up
+        return "of rank 0"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rank", "parent", "expected"),
+    [
+        (SingleDeviceStrategy(), "0", os.getppid(), "own"),
+        (DDPStrategy(), "1", os.getppid(), "of the parent"),
+        (Launched(), "1", os.getppid(), "of the parent"),  # as Lightning's own environment is when it has started it
+        (Launched(), "0", os.getppid(), "of rank 0"),
+        (Launched(), "1", os.getpid(), "of rank 0"),  # what a fit has left behind that has started torchrun
+    ],
+)
+def test_what_all_ranks_go_on_from(
+    strategy: Strategy, rank: str, parent: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv(START, json.dumps([parent, "of the parent"]))
+    assert agreed_checkpoint(Path("own"), strategy) == expected
+
+
+def test_a_checkpoint_is_handed_down_with_who_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(START, "")
+    hand_down(None)
+    assert json.loads(os.environ[START]) == [os.getpid(), None]
+    hand_down(Path("a.ckpt"))
+    assert json.loads(os.environ[START]) == [os.getpid(), "a.ckpt"]

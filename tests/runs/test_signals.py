@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,6 +57,31 @@ def test_handlers_that_took_its_place_are_replaced(signals: Signals) -> None:
     signals.defer()
     send(signal.SIGTERM)
     assert signals.pending == signal.SIGTERM
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_within_a_finalizer_is_not_lost(
+    signum: int, signals: Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:  # Python lets no error out of it
+            send(signum)
+            time.sleep(0)
+
+    with pytest.raises(Stopped) as stop:
+        Finalized()
+        time.sleep(10)
+    assert stop.value.signum == signum
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_within_a_finalizer_are_told(signals: Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            raise ValueError("of its own")
+
+    Finalized()
+    assert "ValueError: of its own" in capfd.readouterr().err
 
 
 def test_nothing_happens_where_signals_are_ignored(signals: Signals) -> None:
