@@ -19,7 +19,7 @@ from cifar_resnets.data.base import ImageDataModule, parameter_names
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.explanations import known_keys
 from cifar_resnets.schedules import Schedule
-from cifar_resnets.usage import is_of_trainer
+from cifar_resnets.usage import is_of_trainer, unknown_figure
 
 NEED_CHECKPOINT = ("validate", "test", "predict")
 OWN_CLASSES = "cifar_resnets."
@@ -93,6 +93,8 @@ def user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if line := unknown_figure(str(error)):
+        return ConfigurationError(line)
     if isinstance(error, MisconfigurationException):
         return ConfigurationError(str(error))
     return ConfigurationError(f"trainer: {error}") if is_of_trainer(error) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,10 +76,12 @@ def _check_recipe(path: Path) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
+        json.dumps(recipe, default=str, skipkeys=True)  # refuses what contains itself, which no parser survives
+        return recipe
     except OSError as error:
         raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # what is no UTF-8, and dates that there are not
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, dates that there are not, a circle
         raise ConfigurationError(f"--config: {path} is not valid YAML: {error}") from error
 
 

@@ -92,6 +92,22 @@ def is_of_trainer(error: BaseException) -> bool:
     return isinstance(error, (ValueError, RuntimeError)) and module.startswith(own)
 
 
+def unknown_figure(message: str) -> str | None:
+    """Says which figure a callback may have been meant to monitor; None for a message about something else.
+
+    Args:
+        message: of an error of Lightning's ModelCheckpoint or EarlyStopping, which lists every figure.
+    """
+    match = re.search(r"ModelCheckpoint\(monitor='(.+?)'\)` could not find .* metrics: \[(.*?)\]", message)
+    match = match or re.search(r"Early stopping conditioned on metric `(.+?)` .* following: (.*)", message)
+    if match is None:
+        return None
+    known = [name for name in re.findall(r"[`']([^`']+)[`']", match[2]) if not name.startswith(("train/", "time/"))]
+    # without those of single classes, unless one of them was meant
+    names = difflib.get_close_matches(match[1], known, n=3) or [name for name in known if "class" not in name]
+    return f"monitor: there is no figure {match[1]}, give one such as {', '.join(names)}"
+
+
 def _missing(problem: _Problem) -> str | None:
     match = re.search(r"the following arguments are required: (?:\w+\.)*(\w+)", problem.message)
     key = ".".join(filter(None, [problem.path, match[1]])) if match else ""

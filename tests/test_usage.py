@@ -8,11 +8,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.callbacks import EarlyStopping
 from matplotlib.figure import Figure
 
 from cifar_resnets.errors import ConfigurationError, OutputError
-from cifar_resnets.usage import FIGURES, check_figure_path, explain, is_of_trainer, unknown_key
+from cifar_resnets.usage import FIGURES, check_figure_path, explain, is_of_trainer, unknown_figure, unknown_key
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "data.batch_size"]
 
@@ -171,3 +173,21 @@ def test_what_lightning_refuses() -> None:
     assert not is_of_trainer(error_of(lambda: pl.LightningModule().trainer))  # a RuntimeError, of our own doing
     assert not is_of_trainer(error_of(lambda: int("x")))
     assert not is_of_trainer(ValueError("never raised"))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "said"),
+    [
+        ("val/accuracy", "monitor: there is no figure val/accuracy, give one such as val/acc"),
+        ("val_loss", "monitor: there is no figure val_loss, give one such as val/loss"),
+        ("f1", "monitor: there is no figure f1, give one such as val/loss, val/acc"),
+    ],
+)
+def test_figures_that_callbacks_do_not_find(monitor: str, said: str) -> None:
+    figures = {name: torch.tensor(0.5) for name in ("train/loss", "val/loss", "val/acc", "val_class_acc/cat")}
+    with pytest.raises(RuntimeError) as stopping:
+        EarlyStopping(monitor)._validate_condition_metric(figures)
+    best = f"`ModelCheckpoint(monitor={monitor!r})` could not find the monitored key in the returned metrics: "
+    for message in (str(stopping.value), f"{best}{list(figures)}. HINT: Did you call `log({monitor!r}, value)`?"):
+        assert (unknown_figure(message) or "").startswith(said)
+    assert unknown_figure("something else") is None

@@ -157,7 +157,16 @@ def test_early_stopping_by_nothing(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     before = files_in(tmp_path)
     stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/accuracy")
-    one_line(run("fit", "-c", "tiny.yaml", *stop, cwd=tmp_path), 2, "val/accuracy", "`val/acc`")
+    one_line(run("fit", "-c", "tiny.yaml", *stop, cwd=tmp_path), 2, "val/accuracy", "give one such as val/acc")
+    leaves_nothing(tmp_path, before, run="logs/tiny/version_0")
+
+
+@fault("a figure to choose the best checkpoint by that there is not")
+def test_best_by_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    before = files_in(tmp_path)
+    best = ("--checkpoint.monitor", "accuracy")
+    one_line(run("fit", "-c", "tiny.yaml", *best, cwd=tmp_path), 2, "monitor", "accuracy", "give one such as val/acc")
     leaves_nothing(tmp_path, before, run="logs/tiny/version_0")
 
 
@@ -170,6 +179,7 @@ def test_early_stopping_by_nothing(tmp_path: Path) -> None:
         pytest.param(b"", "is empty", marks=fault("an empty recipe")),
         pytest.param(b"# trainer: {}\n", "is empty", marks=fault("an empty recipe")),
         pytest.param(b"- trainer\n", "is a list", marks=fault("a recipe that is a list")),
+        pytest.param(b"trainer: &a {callbacks: *a}\n", "Circular", marks=fault("a recipe that contains itself")),
         pytest.param(b"trainer\n", "is a str", marks=fault("a recipe that is a word")),
         pytest.param(bytes(range(128, 256)), "is not valid YAML", marks=fault("a binary recipe")),
         pytest.param(b"\x00\x01\x02", "is not valid YAML", marks=fault("a binary recipe")),
