@@ -22,24 +22,27 @@ class Augmentation:
 
     Source: crop and flip as in He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2; cutout as
     in DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", section 3;
-    mixup as in Zhang et al. (2018); CutMix as in Yun et al. (2019).
+    mixup as in Zhang et al. (2018); CutMix as in Yun et al. (2019); the alternating flip as in Jordan (2024), "94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6.
 
     Args:
         crop_padding: pixels added on each side before a random crop back to the size; 0 for no crop.
         padding_mode: "constant" pads with black, as torchvision does; "reflect" mirrors the border.
         flip: mirror left and right with probability one half.
+        alternating_flip: instead, mirror each image in every other epoch; for each one it is drawn whether the first.
         cutout_size: side in pixels of a square hole, filled with the mean; 0 for none. A hole may hang over the edge.
         cutout_holes: holes an image.
         mixup_alpha: parameter of mixup's beta distribution, a batch at a time; 0 for none.
         cutmix_alpha: the same for CutMix; with both given, each batch gets one of them.
 
     Raises:
-        ConfigurationError: for a negative number, or an unknown padding mode.
+        ConfigurationError: for a negative number, an unknown padding mode, or an alternating flip without a flip.
     """
 
     crop_padding: int = 4
     padding_mode: Literal["constant", "reflect"] = "constant"
     flip: bool = True
+    alternating_flip: bool = False
     cutout_size: int = 0
     cutout_holes: int = 1
     mixup_alpha: float = 0.0
@@ -51,6 +54,8 @@ class Augmentation:
                 raise ConfigurationError(f"augment.{name}: {getattr(self, name)} is not allowed, give 0 or more")
         if self.padding_mode not in ("constant", "reflect"):
             raise ConfigurationError(f"augment.padding_mode: {self.padding_mode!r}, allowed are constant and reflect")
+        if self.alternating_flip and not self.flip:
+            raise ConfigurationError("augment.alternating_flip: true needs augment.flip: true")
 
 
 @dataclass(frozen=True)

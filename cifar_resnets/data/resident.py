@@ -6,6 +6,7 @@ ranks to it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from cifar_resnets.data.augment import Augmentation, Draws, crop_and_flip, cutou
 from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
+FIRST_FLIPS = (0,)  # key of a generator; those of steps have two numbers
 
 
 class EpochSampler:
@@ -38,16 +40,21 @@ class EpochSampler:
 
     def generator(self, *keys: int) -> torch.Generator:
         """A generator for this epoch and the given keys, independent of all others."""
-        # the keys apart: as further entropy, (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
-        sequence = np.random.SeedSequence((self.seed, self.epoch), spawn_key=keys)
-        state = sequence.generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        return _generator((self.seed, self.epoch), keys)
 
     def plan(self) -> tuple[Tensor, Draws]:
         """The images' order (num_images,) and a draw for each position in it."""
         generator = self.generator()
         order = torch.randperm(self.num_images, generator=generator)
-        return order, draw(self.augmentation, self.num_images, self.size, generator)
+        draws = draw(self.augmentation, self.num_images, self.size, generator)
+        if self.augmentation.alternating_flip:
+            draws = dataclasses.replace(draws, flips=self._is_flipped()[order])
+        return order, draws
+
+    def _is_flipped(self) -> Tensor:
+        """Which images an alternating flip mirrors in this epoch (num_images,), bool."""
+        first = torch.randint(2, (self.num_images,), generator=_generator((self.seed, 0), FIRST_FLIPS)).bool()
+        return first ^ bool(self.epoch % 2)
 
 
 class TrainLoader:
@@ -197,6 +204,12 @@ class EvalLoader:
         """The images that a rank evaluates in a step."""
         parts, part = self._num_batches * self.world_size, step * self.world_size + rank
         return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
+
+
+def _generator(entropy: tuple[int, ...], keys: tuple[int, ...]) -> torch.Generator:
+    # the keys apart: as further entropy, (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
+    state = np.random.SeedSequence(entropy, spawn_key=keys).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:

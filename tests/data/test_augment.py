@@ -197,6 +197,11 @@ def test_numbers_below_zero_are_refused_by_name(name, value):
         Augmentation(**{name: value})
 
 
+def test_an_alternating_flip_without_a_flip_is_refused():
+    with pytest.raises(ConfigurationError, match=r"^augment\.alternating_flip: true needs augment\.flip: true$"):
+        Augmentation(flip=False, alternating_flip=True)
+
+
 def test_an_unknown_padding_mode_is_refused_by_name():
     with pytest.raises(ConfigurationError, match=r"^augment\.padding_mode: 'edge', allowed are constant and reflect"):
         Augmentation(padding_mode="edge")

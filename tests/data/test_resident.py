@@ -60,7 +60,14 @@ def plain_augmented(image, augmentation: Augmentation, corner, flip: bool, holes
 
 @pytest.mark.parametrize(
     "augmentation",
-    [PLAIN, Augmentation(), FULL, Augmentation(padding_mode="reflect", cutout_size=4), Augmentation(cutout_holes=0)],
+    [
+        PLAIN,
+        Augmentation(),
+        FULL,
+        Augmentation(padding_mode="reflect", cutout_size=4),
+        Augmentation(cutout_holes=0),
+        Augmentation(alternating_flip=True),
+    ],
 )
 @pytest.mark.parametrize("epoch", [0, 5])
 def test_the_whole_pipeline_equals_a_plain_reference_image_by_image(augmentation, epoch):
@@ -100,6 +107,23 @@ def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
             plans.append([order, draws.corners, draws.flips, draws.holes])
     for kind in zip(*plans, strict=True):
         assert len({tuple(values.flatten().tolist()) for values in kind}) == 9
+
+
+def test_an_alternating_flip_shows_both_sides_of_each_image_in_any_two_epochs():
+    sampler = EpochSampler(2000, SIZE, Augmentation(alternating_flip=True), 7)
+    flips = []
+    for epoch in (0, 1, 2, 5):
+        sampler.set_epoch(epoch)
+        order, draws = sampler.plan()
+        flips.append(torch.empty(2000, dtype=torch.bool).index_put((order,), draws.flips))  # of each image
+    assert torch.equal(flips[1], ~flips[0]) and torch.equal(flips[2], flips[0]) and torch.equal(flips[3], flips[1])
+    assert 900 < flips[0].sum() < 1100
+    sampler.set_epoch(1)
+    plain = EpochSampler(2000, SIZE, Augmentation(), 7)
+    plain.set_epoch(1)
+    (order, draws), (other_order, others) = sampler.plan(), plain.plan()
+    assert torch.equal(order, other_order) and torch.equal(draws.corners, others.corners)
+    assert not torch.equal(draws.flips, others.flips)
 
 
 def test_no_two_generators_of_a_sampler_are_the_same():
