@@ -25,6 +25,7 @@ from cifar_resnets.noise import seed_noise
 from cifar_resnets.optimizers import build_optimizer
 from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, Schedule
+from cifar_resnets.views import average_views, check_views
 
 _require = functools.partial(require, "model")
 
@@ -49,6 +50,8 @@ class ImageClassifier(pl.LightningModule):
         optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
         schedule: OneCycle, Step, Cosine or Constant.
         channels_last: keep weights in the memory format that is fastest for convolutions.
+        tta: test-time augmentation, `mirror` and `shift1` (or more pixels): evaluations then give two accuracies, that
+            of the images and, as `acc_tta`, that of the logits averaged over views of them, see `average_views`.
 
     Raises:
         ConfigurationError: for an unknown network or a value out of range.
@@ -69,11 +72,13 @@ class ImageClassifier(pl.LightningModule):
         optimizer_args: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
+        tta: list[str] | None = None,
     ) -> None:
         super().__init__()
         _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
         _require(0 < lr < math.inf, "lr", lr, "a number above 0")
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
+        check_views(tta or [])
         self.class_names = list(class_names)
         self.network = create_network(network, len(self.class_names), network_args)
         if weights is not None:
@@ -96,6 +101,7 @@ class ImageClassifier(pl.LightningModule):
             "optimizer_args": optimizer_args or {},
             "schedule": self.schedule.to_config(),
             "channels_last": channels_last,
+            "tta": tta or [],
         }
         # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
         # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
@@ -122,10 +128,11 @@ class ImageClassifier(pl.LightningModule):
         """Tries the network on an image, before anything is trained.
 
         Raises:
-            ConfigurationError: when it does not take images of the data's size.
+            ConfigurationError: when it, or test-time augmentation, does not take images of the data's size.
         """
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
             try_network(self.network, self.hparams["network"], data.image_shape)
+            check_views(self.hparams["tta"], data.image_shape)
 
     # Training.
 
@@ -225,7 +232,8 @@ class ImageClassifier(pl.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: EvaluationMetrics) -> Tensor:
         images, labels = batch
         logits: Tensor = self(images)
-        metrics.update(logits, labels)
+        views = self.hparams["tta"]
+        metrics.update(logits, labels, average_views(self, images, logits, views) if views else None)
         return logits
 
     def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:

@@ -63,6 +63,7 @@ BEST = {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
+TESTED = {"test": "test/acc", "test by model.tta": "test/acc_tta"}
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -267,8 +268,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
             figures = {"validation": read_checkpoint(path).get("val_acc")}
-            if "test/acc" in self.trainer.callback_metrics:  # not with `--trainer.limit_test_batches 0`
-                figures["test"] = self.trainer.callback_metrics["test/acc"].item()
+            tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
+            figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
             known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
             print(f"{which} checkpoint: {path}")
             print(f"accuracy: {', '.join(known)}".replace("%", " %"))

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cifar_resnets.world import world_size
@@ -25,16 +25,28 @@ class Evaluation:
         loss: mean cross-entropy without label smoothing, in nats.
         confusion: (num_classes, num_classes) counts on the CPU; rows are true, columns predicted classes.
         top5: part of the images whose class is among the five most probable; None with five classes or fewer.
+        tta_correct: images that were classified rightly with test-time augmentation; None without.
     """
 
     loss: float
     confusion: Tensor
     top5: float | None
+    tta_correct: int | None = None
 
     @property
     def accuracy(self) -> float:
         """Part of the images that were classified rightly, from 0 to 1."""
-        return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
+        return self.confusion.diagonal().sum().item() / self.num_images
+
+    @property
+    def num_images(self) -> int:
+        """How many images there were."""
+        return int(self.confusion.sum())
+
+    @property
+    def tta_accuracy(self) -> float | None:
+        """The accuracy with test-time augmentation; None without."""
+        return None if self.tta_correct is None else self.tta_correct / self.num_images
 
     @property
     def class_accuracy(self) -> list[float]:
@@ -43,16 +55,19 @@ class Evaluation:
 
     def scalars(self, stage: str, class_names: Sequence[str]) -> dict[str, float]:
         """The figures under their TensorBoard tags."""
-        top5 = {} if self.top5 is None else {f"{stage}/acc_top5": self.top5}
+        optional = {f"{stage}/acc_top5": self.top5, f"{stage}/acc_tta": self.tta_accuracy}
+        known = {tag: value for tag, value in optional.items() if value is not None}
         per_class = {f"{stage}_class_acc/{n}": a for n, a in zip(class_names, self.class_accuracy, strict=True)}
-        return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **top5, **per_class}
+        return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **known, **per_class}
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The figures in primitives that JSON knows, with 95 % intervals; None where there is no number."""
         correct, images = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
         classes = [{"name": name, **_proportion(c, n)} for name, c, n in zip(class_names, correct, images, strict=True)]
         loss = self.loss if math.isfinite(self.loss) else None
-        return {**_proportion(sum(correct), sum(images)), "top5": self.top5, "loss": loss, "classes": classes}
+        whole = _proportion(sum(correct), sum(images))
+        tta = {} if self.tta_correct is None else {"tta": _proportion(self.tta_correct, sum(images))}
+        return {**whole, **tta, "top5": self.top5, "loss": loss, "classes": classes}
 
 
 class EvaluationMetrics(nn.Module):
@@ -68,22 +83,26 @@ class EvaluationMetrics(nn.Module):
         self.loss = MeanMetric(nan_strategy="disable")
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.top5 = MeanMetric(nan_strategy="disable") if num_classes > 5 else None
+        self.tta_correct = SumMetric(nan_strategy="disable")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes in a batch: logits (n, num_classes), labels (n,)."""
+    def update(self, logits: Tensor, labels: Tensor, tta_logits: Tensor | None = None) -> None:
+        """Takes in a batch: logits and, where there are any, those of test-time augmentation, labels (n,)."""
         logits = logits.float()
         self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.confusion.update(logits, labels)
         if self.top5 is not None:
             self.top5.update((logits.topk(5).indices == labels[:, None]).any(dim=1).float())
+        if tta_logits is not None:
+            self.tta_correct.update((tta_logits.argmax(dim=1) == labels).sum())
 
     def pop(self) -> Evaluation:
         """The figures over all ranks; starts anew."""
         top5 = None if self.top5 is None else self.top5.compute().item()
-        evaluation = Evaluation(self.loss.compute().item(), self.confusion.compute().cpu(), top5)
+        tta = round(self.tta_correct.compute().item()) if self.tta_correct.update_called else None
+        evaluation = Evaluation(self.loss.compute().item(), self.confusion.compute().cpu(), top5, tta)
         # a tensor made in inference mode, in which `validate` runs, could not be added to in a `fit` afterwards
         with torch.inference_mode(False):
-            for metric in (self.loss, self.confusion, self.top5):
+            for metric in (self.loss, self.confusion, self.top5, self.tta_correct):
                 if metric is not None:
                     metric.reset()
         return evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,6 +257,24 @@ def test_a_cycle_is_resumed_with_another_length(cli: Run, fitted: Path, tmp_path
     assert (result.status, result.err) == (0, "")
     assert "resumed with other settings: the run's length 5 -> 10 steps" in result.out
     assert "epoch 2/2" in result.out
+
+
+def test_test_time_augmentation_is_told_beside_the_figure_without(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--model.tta", "[mirror, shift1]")
+    assert (result.status, result.err) == (0, "")
+    run = tmp_path / "logs/tiny/version_0"
+    with (run / "metrics.csv").open() as file:
+        assert "val/acc_tta" in next(csv.reader(file))
+    report = read_json(run / "test.json")
+    figures = (f"{part['accuracy']:.2%}".replace("%", " %") for part in (report, report["tta"]))
+    assert "test {}, test by model.tta {}\n".format(*figures) in result.out
+    # a checkpoint says that it was evaluated so, and what is typed wins
+    last = str(run / "checkpoints/best.ckpt")
+    assert "all, by model.tta" in cli("test", "--ckpt_path", last).out
+    assert "all, by model.tta" not in cli("test", "--ckpt_path", last, "--model.tta", "[]").out
+    refused = cli("test", "--ckpt_path", last, "--model.tta", "[shift99]")
+    assert refused.status == 2
+    assert refused.err == "cifar-resnets: model.tta: shift99 is not allowed for images of 32x32 pixels\n"
 
 
 def test_a_fit_without_a_test_says_what_it_knows(cli: Run, tmp_path: Path) -> None:

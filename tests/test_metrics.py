@@ -65,6 +65,25 @@ def test_half_precision_logits_are_measured_in_single_precision():
     assert evaluate(batches, 10).loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_test_time_augmentation_has_an_accuracy_of_its_own():
+    plain, other = random_batches(6), random_batches(6, seed=1)
+    metrics = EvaluationMetrics(6)
+    for (logits, labels), (tta_logits, _) in zip(plain, other, strict=True):
+        metrics.update(logits, labels, tta_logits)
+    found = metrics.pop()
+    labels = together(plain)[1]
+    right = accuracy_score(labels, together(other)[0].argmax(axis=1), normalize=False)
+    assert (found.tta_correct, found.tta_accuracy) == (right, right / len(labels))
+    assert found.accuracy == evaluate(plain, 6).accuracy != found.tta_accuracy
+    assert found.scalars("test", "abcdef")["test/acc_tta"] == found.tta_accuracy
+    assert found.to_dict("abcdef")["tta"]["correct"] == right
+    for logits, labels in plain:  # the next pass is without
+        metrics.update(logits, labels)
+    later = metrics.pop()
+    assert later.tta_accuracy is None
+    assert "val/acc_tta" not in later.scalars("val", "abcdef") and "tta" not in later.to_dict("abcdef")
+
+
 def test_up_to_five_classes_there_is_no_top5():
     found = evaluate(random_batches(5), 5)
     assert found.top5 is None
@@ -203,7 +222,8 @@ class Recorder(pl.Callback):
 
     def on_test_end(self, trainer, pl_module) -> None:
         found = pl_module.evaluations["test"]
-        figures = {"confusion": found.confusion.tolist(), "top5": found.top5, "loss": found.loss, "images": self.images}
+        figures = {"confusion": found.confusion.tolist(), "top5": found.top5, "loss": found.loss}
+        figures |= {"tta_correct": found.tta_correct, "images": self.images}
         (self.folder / f"{trainer.world_size}-{trainer.global_rank}.json").write_text(json.dumps(figures))
 
 
@@ -237,12 +257,14 @@ test_on.__test__ = False  # type: ignore[attr-defined]
 @pytest.mark.parametrize("num_test", [37, 9])
 def test_two_ranks_measure_exactly_what_one_measures(tmp_path, one_thread, num_test):
     torch.manual_seed(0)
-    model = ImageClassifier(list("abcdefg"), network_args={"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4})
+    network_args = {"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4}
+    model = ImageClassifier(list("abcdefg"), network_args=network_args, tta=["mirror"])
     data = Blobs(num_test)
     (one,) = test_on(1, model, data, tmp_path)
     both = test_on(2, model, data, tmp_path)
     assert sum(rank["images"] for rank in both) == one["images"] == num_test
     assert both[0]["images"] != both[1]["images"]
     for rank in both:
-        assert (rank["confusion"], rank["top5"]) == (one["confusion"], one["top5"])
+        for name in ("confusion", "top5", "tta_correct"):
+            assert rank[name] == one[name] is not None
         assert rank["loss"] == pytest.approx(one["loss"], rel=1e-6)

@@ -58,6 +58,8 @@ def class_table(report: dict[str, Any]) -> Table:
         table.add_row(Text(row["name"]), *_cells(row))
     table.add_section()
     table.add_row("all", *_cells(report), style="bold")
+    if "tta" in report:
+        table.add_row("all, by model.tta", *_cells(report["tta"]))
     return table
 
 

@@ -7,8 +7,8 @@ from cifar_resnets.callbacks.per_class import class_table
 from cifar_resnets.metrics import Evaluation
 
 
-def shown(names: list[str], confusion: list[list[int]]) -> list[str]:
-    report = {"stage": "test", **Evaluation(0.5, torch.tensor(confusion), None).to_dict(names)}
+def shown(names: list[str], confusion: list[list[int]], tta_correct: int | None = None) -> list[str]:
+    report = {"stage": "test", **Evaluation(0.5, torch.tensor(confusion), None, tta_correct).to_dict(names)}
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     console.print(class_table(report))
     return console.export_text().splitlines()
@@ -18,6 +18,11 @@ def test_table_shows_each_class_and_all() -> None:
     lines = shown(["cat", "dog"], [[8, 2], [0, 10]])
     assert any("cat" in line and " 80.00 %" in line and "49.02 % - 94.33 %" in line for line in lines)
     assert any("all" in line and "90.00 %" in line and " 18 " in line and " 20 " in line for line in lines)
+
+
+def test_test_time_augmentation_is_a_line_of_its_own() -> None:
+    lines = shown(["cat", "dog"], [[8, 2], [0, 10]], 19)
+    assert any("all, by model.tta" in line and "95.00 %" in line and " 19 " in line for line in lines)
 
 
 def test_a_class_without_images_has_a_dash() -> None:

@@ -1,0 +1,80 @@
+"""Test-time augmentation: the logits of several views of an image, averaged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_resnets.errors import ConfigurationError
+
+MIRROR = "mirror"
+ALLOWED = "mirror, or shift and a number of pixels such as shift1"
+
+
+def check_views(names: Sequence[str], size: tuple[int, int] | None = None) -> None:
+    """Refuses what is no view.
+
+    Args:
+        names: of the views.
+        size: height and width of the images in pixels, if they are known.
+
+    Raises:
+        ConfigurationError: for the first such name, a kind that is there twice, or a shift out of the image.
+    """
+    for name in names:
+        if name != MIRROR and not re.fullmatch(r"shift[1-9]\d*", name):
+            raise ConfigurationError(f"model.tta: {name} is not allowed, give {ALLOWED}")
+    if len({name.rstrip("0123456789") for name in names}) < len(names):
+        raise ConfigurationError(f"model.tta: {', '.join(names)} is not allowed, give each kind of view once")
+    if size and any(pixels >= min(size) for pixels in _shifts(names)):
+        height, width = size
+        raise ConfigurationError(f"model.tta: {', '.join(names)} is not allowed for images of {height}x{width} pixels")
+
+
+def average_views(classify: Callable[[Tensor], Tensor], images: Tensor, logits: Tensor, names: Sequence[str]) -> Tensor:
+    """Averages the logits of images over views of them.
+
+    `mirror` takes half of the weight of each other view for its mirror image. `shift1` takes half of the weight for
+    the image moved by 1 pixel towards the upper left and towards the lower right, its border mirrored; `shift2` by 2.
+
+    Source: Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.5.
+
+    Args:
+        classify: what makes logits (n, num_classes) of images.
+        images: (n, c, h, w).
+        logits: those of the images themselves, which are not computed again.
+        names: of the views, see `check_views`.
+    """
+    views = _views(images, names)
+    _, weight = next(views)  # the images themselves
+    total = logits * weight
+    for view, weight in views:
+        total += classify(view) * weight
+    return total
+
+
+def _views(images: Tensor, names: Sequence[str]) -> Iterator[tuple[Tensor, float]]:
+    """The views, the images themselves first, each with its weight."""
+    share = 0.5 if MIRROR in names else 1.0
+    for moved, weight in _moved(images, names):
+        yield moved, weight * share
+        if MIRROR in names:
+            yield moved.flip(3), weight * share
+
+
+def _moved(images: Tensor, names: Sequence[str]) -> Iterator[tuple[Tensor, float]]:
+    if not (shifts := _shifts(names)):
+        yield images, 1.0
+        return
+    yield images, 0.5
+    (pixels,), (height, width) = shifts, images.shape[2:]
+    padded = F.pad(images, (pixels,) * 4, mode="reflect")
+    for start in (2 * pixels, 0):  # towards the upper left, the lower right
+        yield padded[:, :, start : start + height, start : start + width], 0.25
+
+
+def _shifts(names: Sequence[str]) -> list[int]:
+    return [int(name.removeprefix("shift")) for name in names if name != MIRROR]
