@@ -6,9 +6,8 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -17,20 +16,23 @@ from torch import Tensor
 from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
-from cifar_resnets.metrics import Evaluation, EvaluationMetrics, TrainingMetrics
+from cifar_resnets.evaluator import Evaluator
+from cifar_resnets.metrics import TrainingMetrics
 from cifar_resnets.models import create_network
+from cifar_resnets.models.initial import init_dirac, whiten_first_layer
 from cifar_resnets.models.trial import try_network
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.noise import seed_noise
 from cifar_resnets.optimizers import build_optimizer
 from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, Schedule
-from cifar_resnets.views import average_views, check_views
+from cifar_resnets.views import check_views
 
+NUM_WHITENED = 2000  # images by which the first layer is whitened
 _require = functools.partial(require, "model")
 
 
-class ImageClassifier(pl.LightningModule):
+class ImageClassifier(Evaluator):
     """Trains and evaluates an image classifier.
 
     Batches are (images, labels): images float (n, 3, h, w), normalised; labels int64 (n,), or probabilities
@@ -42,11 +44,14 @@ class ImageClassifier(pl.LightningModule):
         network_args: more arguments of the network, for example `{shortcut: B}`.
         weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
             `load_weights`. Not read when a run is resumed.
+        init: what the weights start from besides: `dirac`, convolutions that hand on their channels, see `init_dirac`;
+            `whiten`, a first layer that whitens the training images and stays so, see `whiten_first_layer`.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
         optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
         weight_decay: weight decay.
         decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
+        norm_bias_scale: how many times as fast the biases of normalisation layers learn, see `parameter_groups`.
         optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
         schedule: OneCycle, Step, Cosine or Constant.
         channels_last: keep weights in the memory format that is fastest for convolutions.
@@ -64,23 +69,28 @@ class ImageClassifier(pl.LightningModule):
         network: str = "cifar_resnet20",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
+        init: list[Literal["dirac", "whiten"]] | None = None,
         label_smoothing: float = 0.0,
         optimizer: str = "SGD",
         lr: float = 0.1,
         weight_decay: float = 5e-4,
         decay_norm_and_bias: bool = True,
+        norm_bias_scale: float = 1.0,
         optimizer_args: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
         tta: list[str] | None = None,
     ) -> None:
-        super().__init__()
         _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
         _require(0 < lr < math.inf, "lr", lr, "a number above 0")
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
-        check_views(tta or [])
-        self.class_names = list(class_names)
-        self.network = create_network(network, len(self.class_names), network_args)
+        _require(0 < norm_bias_scale < math.inf, "norm_bias_scale", norm_bias_scale, "a number above 0")
+        check_views(tta or ())
+        if weights is not None and init:
+            raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
+        super().__init__(create_network(network, len(class_names), network_args), class_names, tta or ())
+        if "dirac" in (init or ()):
+            init_dirac(self.network)
         if weights is not None:
             load_weights(self.network, weights)
         if channels_last:
@@ -93,46 +103,46 @@ class ImageClassifier(pl.LightningModule):
             "class_names": self.class_names,
             "network": network,
             "network_args": network_args or {},
+            "init": list(init or ()),
             "label_smoothing": label_smoothing,
             "optimizer": optimizer,
             "lr": lr,
             "weight_decay": weight_decay,
             "decay_norm_and_bias": decay_norm_and_bias,
+            "norm_bias_scale": norm_bias_scale,
             "optimizer_args": optimizer_args or {},
             "schedule": self.schedule.to_config(),
             "channels_last": channels_last,
-            "tta": tta or [],
+            "tta": self.tta,
         }
         # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
         # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
         self.save_hyperparameters(hparams, logger=False)
         self.configured = {"lr": lr, "schedule": hparams["schedule"]}  # LRFinder may put others into the hparams
         self.train_metrics = TrainingMetrics(len(self.class_names))
-        self.val_metrics = EvaluationMetrics(len(self.class_names))
-        self.test_metrics = EvaluationMetrics(len(self.class_names))
-        self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
-        self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
         self.step_rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
         self.step_loss = torch.tensor(0.0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, num_classes) of normalised images (n, 3, h, w)."""
-        logits: Tensor = self.network(images)
-        return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def setup(self, stage: str) -> None:
-        """Tries the network on an image, before anything is trained.
+        """Tries the network on an image, before anything is trained, and whitens its first layer if it is to.
 
         Raises:
-            ConfigurationError: when it, or test-time augmentation, does not take images of the data's size.
+            ConfigurationError: when it, or test-time augmentation, does not take images of the data's size, or there is
+                nothing to whiten.
         """
-        if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
+        data = getattr(self.trainer, "datamodule", None)
+        whitens = stage == "fit" and "whiten" in self.hparams["init"]
+        if isinstance(data, ImageDataModule):
             try_network(self.network, self.hparams["network"], data.image_shape)
-            check_views(self.hparams["tta"], data.image_shape)
+            check_views(self.tta, data.image_shape)
+            if whitens:
+                whiten_first_layer(self.network, data.sample(NUM_WHITENED))
+        else:
+            _require(not whitens, "init", "whiten", "dirac alone, or an ImageDataModule to the Trainer")
 
     # Training.
 
@@ -206,46 +216,6 @@ class ImageClassifier(pl.LightningModule):
                 f"{self.step_rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 
-    # Evaluation.
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Takes in a validation batch; its logits (n, num_classes) go to the callbacks."""
-        return self._evaluate(batch, self.val_metrics)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Takes in a test batch; its logits (n, num_classes) go to the callbacks."""
-        return self._evaluate(batch, self.test_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation figures."""
-        self._evaluated("val", self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test figures."""
-        self._evaluated("test", self.test_metrics)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Probabilities (n, num_classes) of a batch."""
-        logits: Tensor = self(batch[0])
-        return logits.float().softmax(dim=1)
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: EvaluationMetrics) -> Tensor:
-        images, labels = batch
-        logits: Tensor = self(images)
-        views = self.hparams["tta"]
-        metrics.update(logits, labels, average_views(self, images, logits, views) if views else None)
-        return logits
-
-    def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
-        self.evaluations[stage] = metrics.pop()
-        if stage == "val":
-            self.val_acc = self.evaluations[stage].accuracy
-        self._log(self.evaluations[stage].scalars(stage, self.class_names))
-
-    def _log(self, values: Mapping[str, float | Tensor]) -> None:
-        for name, value in values.items():
-            self.log(name, value)
-
     # Optimisation.
 
     def new_optimizer(self) -> torch.optim.Optimizer:
@@ -258,6 +228,7 @@ class ImageClassifier(pl.LightningModule):
             hparams["weight_decay"],
             hparams["decay_norm_and_bias"],
             hparams["optimizer_args"],
+            hparams["norm_bias_scale"],
         )
 
     def set_rates(self, lr: float, lr_min: float | None = None) -> None:

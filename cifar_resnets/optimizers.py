@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import timm.optim
@@ -23,6 +23,7 @@ def build_optimizer(
     weight_decay: float,
     decay_norm_and_bias: bool = True,
     optimizer_args: Mapping[str, Any] | None = None,
+    norm_bias_scale: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Builds the optimizer of a network.
 
@@ -34,12 +35,13 @@ def build_optimizer(
         weight_decay: factor of the decay.
         decay_norm_and_bias: decay all parameters; otherwise leave out biases and those of normalisation layers.
         optimizer_args: more arguments of the optimizer.
+        norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
 
     Raises:
         ConfigurationError: for an unknown name, or arguments that the optimizer does not take.
     """
     args = {**(SGD_DEFAULTS if name.lower() == "sgd" else {}), **(optimizer_args or {})}
-    groups = parameter_groups(network, weight_decay, decay_norm_and_bias)
+    groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale)
     try:
         if cls := _torch_class(name):
             return cls(groups, lr=lr, weight_decay=weight_decay, **args)
@@ -51,16 +53,40 @@ def build_optimizer(
         raise ConfigurationError(f"model.optimizer {name}: {error}") from error
 
 
-def parameter_groups(network: nn.Module, weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """Parameters with weight decay, and, where asked, a group without for biases and normalisation (1-dimensional)."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if not parameters:
+def parameter_groups(
+    network: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, norm_bias_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Parameters that are trained equally, group by group; the first has the learning rate as it is given.
+
+    Args:
+        network: whose parameters that require a gradient are grouped.
+        lr: learning rate.
+        weight_decay: factor of the decay.
+        decay_norm_and_bias: decay all parameters; otherwise leave out biases and normalisation (1-dimensional).
+        norm_bias_scale: the biases of normalisation layers learn so many times as fast, and decay as fast as others,
+            whose decay a step is learning rate times factor. Source: Page (2018), "How to train your ResNet", part 8,
+            "Frozen batch norm scales"; Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.4.
+
+    Raises:
+        ConfigurationError: when no parameter is left to be trained.
+    """
+    fast = {id(bias) for bias in _norm_biases(network)} if norm_bias_scale != 1 else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in sorted(trained, key=lambda p: (id(p) in fast, p.ndim <= 1 and not decay_norm_and_bias)):
+        scale = norm_bias_scale if id(parameter) in fast else 1.0
+        decay = weight_decay / scale if decay_norm_and_bias or parameter.ndim > 1 else 0.0
+        groups.setdefault((lr * scale, decay), []).append(parameter)
+    if not groups:
         raise ConfigurationError("model.network: all of its parameters are frozen, there is nothing to train")
-    if decay_norm_and_bias or not weight_decay:
-        return [{"params": parameters, "weight_decay": weight_decay}]
-    decayed = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _norm_biases(network: nn.Module) -> Iterator[nn.Parameter]:
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    for module in network.modules():
+        if isinstance(module, norms) and module.bias is not None:
+            yield module.bias
 
 
 def _torch_class(name: str) -> Callable[..., torch.optim.Optimizer] | None:

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 # what makes up optimizer and schedule; all else of the network is either the same or does not fit
-SETTINGS = ("optimizer", "optimizer_args", "lr", "weight_decay", "decay_norm_and_bias", "schedule")
+SETTINGS = ("optimizer", "optimizer_args", "lr", "weight_decay", "decay_norm_and_bias", "norm_bias_scale", "schedule")
 # with another one of these, what the optimizer remembers is of no use
-OTHER_OPTIMIZER = {"optimizer", "decay_norm_and_bias"}
+OTHER_OPTIMIZER = {"optimizer", "decay_norm_and_bias", "norm_bias_scale"}
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], length: tuple[int, int]) -> dict[str, str]:
@@ -23,6 +23,7 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], length: tu
         now: hyperparameters of this run, as they are configured.
         length: optimizer steps of the whole run, then and now.
     """
+    then = {**now, **then}  # an older checkpoint may not know them all
     changed = {name: f"model.{name} {then[name]} -> {now[name]}" for name in SETTINGS if then[name] != now[name]}
     if length[0] != length[1]:
         changed["length"] = f"the run's length {length[0]} -> {length[1]} steps"

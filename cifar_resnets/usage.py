@@ -102,9 +102,8 @@ def unknown_figure(message: str) -> str | None:
     match = match or re.search(r"Early stopping conditioned on metric `(.+?)` .* following: (.*)", message)
     if match is None:
         return None
-    known = [name for name in re.findall(r"[`']([^`']+)[`']", match[2]) if not name.startswith(("train/", "time/"))]
-    # without those of single classes, unless one of them was meant
-    names = difflib.get_close_matches(match[1], known, n=3) or [name for name in known if "class" not in name]
+    known = re.findall(r"[`']([^`']+)[`']", match[2])
+    names = difflib.get_close_matches(match[1], known, n=3) or [name for name in known if name.startswith("val/")]
     return f"monitor: there is no figure {match[1]}, give one such as {', '.join(names)}"
 
 

@@ -20,6 +20,7 @@ from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
 from cifar_resnets.models import create_network
+from cifar_resnets.models.initial import whitening_filters
 from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
@@ -131,6 +132,44 @@ def test_the_training_figures_are_means_over_images_not_over_batches():
     of_classes = [right[labels == label].float().mean().item() for label in range(len(NAMES))]
     logged = [run.callback_metrics[f"train_class_acc/{name}"].item() for name in NAMES]
     assert logged == pytest.approx(of_classes, rel=1e-6, nan_ok=True)
+
+
+# What the weights start from.
+
+
+def test_a_fit_whitens_the_training_images_and_leaves_the_layer_so():
+    model, data = tiny(init=["whiten"]), Blobs()
+    trainer(max_epochs=1).fit(model, data)
+    images, _ = data.load("train")
+    mean, std = (np.array(values) for values in (data.mean, data.std))
+    normalised = torch.from_numpy((images / 255 - mean) / std).permute(0, 3, 1, 2)
+    kept = data.sample(10**6)
+    assert len(kept) == 49  # what the validation leaves
+    assert all(any(torch.allclose(image.double(), other, atol=1e-5) for other in normalised) for image in kept)
+    weight = model.network.conv1.weight
+    expected = whitening_filters(kept, (3, 3), len(weight) // 2, eps=5e-4).float()
+    torch.testing.assert_close(weight.detach(), torch.cat([expected, -expected]), atol=1e-5, rtol=1e-5)
+    assert not weight.requires_grad
+
+
+def test_some_images_are_spread_over_all():
+    data = Blobs()
+    data.setup("fit")
+    every, few = data.sample(49), data.sample(4)
+    assert torch.equal(few, every[[0, 16, 32, 48]])
+
+
+def test_what_cannot_be_whitened_is_refused():
+    with pytest.raises(ConfigurationError, match=r"^model\.init: whiten is not allowed, give dirac alone, or an Image"):
+        trainer(max_epochs=1).fit(tiny(init=["whiten"]), loader(8))
+    with pytest.raises(ConfigurationError, match=r"^model\.init: dirac would change model\.weights"):
+        tiny(init=["dirac"], weights="a.pt")
+
+
+def test_identities_are_the_first_weights():
+    conv = tiny(init=["dirac"]).network.layer1[0].conv1
+    x = torch.randn(1, conv.in_channels, 5, 5)
+    torch.testing.assert_close(conv(x), x)
 
 
 # What is logged.

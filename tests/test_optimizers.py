@@ -59,6 +59,38 @@ def test_a_step_of_any_optimizer_changes_all_parameters(name, decay_norm_and_bia
     assert same == []
 
 
+# Biases of normalisation layers.
+
+
+@pytest.mark.parametrize("decay_norm_and_bias", [True, False])
+def test_the_biases_of_normalisation_layers_learn_faster_and_decay_as_others(decay_norm_and_bias):
+    network = small_network()
+    optimizer = build_optimizer(network, "SGD", 0.5, 0.064, decay_norm_and_bias, norm_bias_scale=64)
+    name_of = {id(parameter): name for name, parameter in network.named_parameters()}
+    rates = {name_of[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert rates == {name: 32.0 if name.removesuffix(".bias") in norms else 0.5 for name in name_of.values()}
+    decays = {rates[name_of[id(p)]]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[32.0] == (0.001 if decay_norm_and_bias else 0.0)
+    first = optimizer.param_groups[0]  # whose rate is logged
+    assert (first["lr"], first["weight_decay"]) == (0.5, 0.064)
+
+
+def test_a_step_moves_a_bias_so_many_times_as_far_and_decays_it_equally():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).double()
+    optimizer = build_optimizer(network, "SGD", 0.1, 0.3, optimizer_args={"momentum": 0, "nesterov": False})
+    scaled = build_optimizer(
+        network, "SGD", 0.1, 0.3, optimizer_args={"momentum": 0, "nesterov": False}, norm_bias_scale=10
+    )
+    bias = network[1].bias
+    for each, factor in ((optimizer, 1), (scaled, 10)):
+        nn.init.constant_(bias, 2.0)
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        each.step()
+        assert bias.tolist() == pytest.approx([2.0 - 0.1 * factor - 0.1 * 0.3 * 2.0] * 2)
+
+
 # SGD.
 
 

@@ -18,6 +18,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 0.1,
     "weight_decay": 0.0,
     "decay_norm_and_bias": True,
+    "norm_bias_scale": 1.0,
     "schedule": {"class_path": "Cosine"},
     "network": "a",
 }
@@ -46,6 +47,11 @@ def checkpoint_of(optimizer: Any, scheduler: Any) -> dict[str, Any]:
 
 def test_what_is_the_same_is_not_named() -> None:
     assert changed_settings(SETTINGS, {**SETTINGS, "network": "b"}, (10, 10)) == {}
+
+
+def test_what_an_older_checkpoint_does_not_know_has_not_changed() -> None:
+    older = {name: value for name, value in SETTINGS.items() if name != "norm_bias_scale"}
+    assert changed_settings(older, {**SETTINGS, "norm_bias_scale": 64.0}, (10, 10)) == {}
 
 
 def test_what_changed_is_named_with_both_values() -> None:

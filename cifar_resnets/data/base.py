@@ -130,6 +130,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self.mean is None:
             self.mean, self.std = channel_statistics(self._set("train")[0].numpy())
 
+    def sample(self, num: int) -> Tensor:
+        """Normalised training images (n, c, h, w), evenly from all of them: `num`, or all if there are fewer."""
+        images, labels = self._set("train")
+        index = torch.linspace(0, len(images) - 1, min(num, len(images))).long()
+        assert self.mean is not None and self.std is not None
+        loader = EvalLoader(images[index], labels[index], batch_size=num, mean=self.mean, std=self.std)
+        return next(iter(loader))[0]
+
     def describe(self) -> dict[str, Any]:
         """The arguments that make this source again, classes and statistics filled in, as a recipe would give them."""
         values = {name: getattr(self, name) for name in parameter_names(type(self))}

@@ -12,8 +12,9 @@ from torch import nn
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.models.custom_resnet import CustomResNet
 from cifar_resnets.models.residual import ResidualNetwork
+from cifar_resnets.models.speed_net import SpeedNet
 
-__all__ = ["CustomResNet", "ResidualNetwork", "create_network"]
+__all__ = ["CustomResNet", "ResidualNetwork", "SpeedNet", "create_network"]
 
 
 def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:

@@ -30,6 +30,7 @@ FAMILIES = {
     "cifar_preact_resnet164": SMALL,
     "cifar_wide_resnet16_8": {"widths": (4, 8, 16)},
     "cifar_custom_resnet": {},
+    "cifar_speednet": {},
 }
 ONE = {"layers": (1, 1, 1, 1)}
 # name in timm: keywords, and the size of its images

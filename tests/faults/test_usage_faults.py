@@ -166,7 +166,7 @@ def test_best_by_nothing(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     before = files_in(tmp_path)
     best = ("--checkpoint.monitor", "accuracy")
-    one_line(run("fit", "-c", "tiny.yaml", *best, cwd=tmp_path), 2, "monitor", "accuracy", "give one such as val/acc")
+    one_line(run("fit", "-c", "tiny.yaml", *best, cwd=tmp_path), 2, "monitor", "accuracy", "such as val/loss, val/acc")
     leaves_nothing(tmp_path, before, run="logs/tiny/version_0")
 
 

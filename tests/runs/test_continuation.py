@@ -64,6 +64,14 @@ def test_the_same_bits(changes: str, method: str, call: int, tmp_path: Path) -> 
     assert killed_and_resumed(tmp_path, recipe(changes), method, call) == []
 
 
+def test_what_a_network_starts_from_is_not_done_again(tmp_path: Path) -> None:
+    text = RICH.replace("flip: true,", "flip: true, alternating_flip: true,")
+    content = yaml.safe_load(recipe("{max_epochs: 2}", text))
+    content["model"] |= {"network": "cifar_speednet", "network_args": {"widths": [8, 8], "depth": 1}}
+    content["model"] |= {"init": ["whiten", "dirac"], "norm_bias_scale": 8.0, "tta": ["mirror", "shift1"]}
+    assert killed_and_resumed(tmp_path, yaml.safe_dump(content), "on_train_batch_end", 7) == []
+
+
 def test_without_a_validation(tmp_path: Path) -> None:
     text = recipe("{max_epochs: 2, limit_val_batches: 0}", TINY + "last_checkpoint: {every_n_steps: 5}")
     text = text.replace("val/acc", "train/acc")
