@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,25 @@ def shell(*args: str, cwd: Path, **env: str) -> Result:
     command = [sys.executable, "-m", "cifar_resnets", *args]
     done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def terminal(*args: str, cwd: Path, width: int = 80) -> Result:
+    """Runs the command line in a terminal, whose output, errors included, holds what moves the cursor."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    env = {**os.environ, "TERM": "xterm-256color"} | {
+        name: "" for name in ("COLUMNS", "NO_COLOR") if name in os.environ
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "cifar_resnets", *args], cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # Linux says so that the other side has closed it
+            while part := os.read(ours, 2**16):
+                parts.append(part)
+    os.close(ours)
+    return Result(process.returncode, b"".join(parts).decode(), "")
 
 
 def read_json(path: Path) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from support import Result, read_json, shell
+from support import Result, read_json, shell, terminal
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -37,6 +38,18 @@ def test_fit_ends_with_both_figures_and_the_dashboard(digits: Path, tmp_path: Pa
     first = read_json(run / "test.json")
     assert {figure: again[figure] for figure in FIGURES} == {figure: first[figure] for figure in FIGURES}
     assert f"{first['accuracy']:.2%}".replace("%", " %") in result.out
+
+
+def test_what_a_terminal_shows(tmp_path: Path) -> None:
+    result = terminal("fit", *SMALL, cwd=tmp_path)
+    assert result.status == 0, result.out
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.out)
+    lines = [line.split("\r")[-1] for line in plain.split("\r\n")]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("│ all ") and " 364 │" in line for line in lines)  # above a bar that is still shown
+    assert any(line.startswith("epoch 2/2  loss ") for line in lines)
+    assert "Epoch 2/2 ━" in plain
+    assert " object at 0x" not in plain
 
 
 def test_two_ranks_test_as_one(digits: Path, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import RichProgressBar
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
@@ -42,9 +41,7 @@ class PerClassReport(pl.Callback):
         report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": module.hparams["network"], **figures}
         path = self.run_dir / f"{stage}.json"
         path.write_text(json.dumps(report, indent=2) + "\n")
-        bar = trainer.progress_bar_callback
-        # a bar that is still shown has to make room
-        (bar if isinstance(bar, RichProgressBar) else Console()).print(class_table(report))
+        get_console().print(class_table(report))  # that of a bar, too, which makes room if it is still shown
 
 
 def class_table(report: dict[str, Any]) -> Table:
