@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit status of an error, see `cifar_resnets.errors`; 128 + n after signal n.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed it
+            setattr(sys, name, open(os.devnull, "w"))
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]

@@ -25,7 +25,7 @@ from cifar_resnets.runs.job import rank_by_environment
 
 GRACE = 5.0  # seconds in which a process can end by itself when another has failed; then it is ended
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
-CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR}
+CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
 PARENT = "CIFAR_RESNETS_PARENT"  # variable: the process that has started this one as one of its ranks
 
 

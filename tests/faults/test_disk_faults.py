@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +125,16 @@ def test_a_loss_that_is_nan_is_skipped(tmp_path: Path) -> None:
     one_line(result, 5, "3 times in a row", "step 10")
 
 
+@fault("a limit on the size of files: status 6, the checkpoint before still loads")
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    args = [*write_recipe(tmp_path, 2), *SAVES]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4096, 4096))
+    limited = functools.partial(die_when, LastCheckpoint, "on_train_batch_end", 1, limit)
+    one_line(run(*args, cwd=tmp_path, before=limited), 6, "File too large")
+    assert read_checkpoint_file(tmp_path / TINY_RUN / "checkpoints/last.ckpt")["global_step"] == 1
+    assert run(*args, "--ckpt_path", "last", cwd=tmp_path).status == 0
+
+
 @fault("the run's folder is removed while it trains")
 def test_the_folder_is_gone(tmp_path: Path) -> None:
     args = write_recipe(tmp_path, 3)
@@ -134,10 +146,17 @@ def test_the_folder_is_gone(tmp_path: Path) -> None:
 
 @fault("stdout is closed: `fit | head -1`")
 def test_a_reader_that_has_enough(tmp_path: Path) -> None:
-    import sys
-
     write_recipe(tmp_path, 3)
     command = f"{sys.executable} -m cifar_resnets fit -c tiny.yaml | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 128 + signal.SIGPIPE
     assert done.stderr == ""
+
+
+@fault("stdout and stderr are closed from the start")
+def test_nothing_to_write_to(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 1)
+    command = f"{sys.executable} -m cifar_resnets fit -c tiny.yaml >&- 2>&-"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0
+    assert (tmp_path / TINY_RUN / "test.json").is_file()
