@@ -6,7 +6,7 @@ import csv
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,10 @@ def die_when(owner: type, method: str, call: int, die: Callable[[], object]) -> 
     setattr(owner, method, counting)
 
 
-def differences(one: Path, other: Path) -> list[str]:
+def differences(one: Path, other: Path, checkpoints: Sequence[str] = ("last.ckpt", "best.ckpt")) -> list[str]:
     """What differs in two runs' folders, but for clocks and paths: checkpoints, table, scalars of TensorBoard."""
-    names = {path.name for run in (one, other) for path in (run / "checkpoints").glob("*.ckpt")} - {"previous.ckpt"}
-    assert "last.ckpt" in names, names
     found = []
-    for name in sorted(names):
+    for name in checkpoints:
         parts = (dict(_leaves(read_checkpoint_file(run / "checkpoints" / name))) for run in (one, other))
         found += [f"{name}: {key}" for key in _unequal(*parts)]
     found += [f"metrics.csv: {row}" for row in _unequal(_table(one), _table(other))]

@@ -106,9 +106,10 @@ def agreed_checkpoint(checkpoint: Path | None, strategy: Strategy) -> str | None
         checkpoint: of this rank; only that of rank 0 counts.
         strategy: of the Trainer.
     """
+    path: str | None
     parent, path = json.loads(os.environ.get(START, "[0, null]"))
     if rank_by_environment() > 0 and parent == os.getppid():
-        return None if path is None else str(path)
+        return path
     path = None if checkpoint is None else str(checkpoint)
     environment = getattr(strategy, "cluster_environment", None)
     if environment is not None and environment.creates_processes_externally:
