@@ -13,6 +13,7 @@ EXPECTED_WARNINGS = (
     r"The dirpath has changed from.*",  # each run has a folder of its own
     r"Checkpoint directory .* exists and is not empty.*",
     r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # the metrics are the same on all ranks already
+    r"Total length of `list` across ranks is zero.*",  # with `--data.val_fraction 0` there is nothing to validate on
     r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
     r".*isinstance\(treespec, LeafSpec\).*",
     r"`ModelCheckpoint\(monitor='val/acc'\)` could not find.*",  # where a resumed run ends an epoch once more

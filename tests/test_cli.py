@@ -277,6 +277,19 @@ def test_test_time_augmentation_is_told_beside_the_figure_without(cli: Run, tmp_
     assert refused.err == "cifar-resnets: model.tta: shift99 is not allowed for images of 32x32 pixels\n"
 
 
+def test_all_images_are_trained_on_where_none_is_to_validate(cli: Run, tmp_path: Path) -> None:
+    text = TINY.replace("num_train: 200", "num_train: null, val_fraction: 0")
+    result = cli("fit", "-c", tiny(tmp_path, text))
+    assert (result.status, result.err) == (0, ""), result
+    assert "Digits: 1,433 training and 0 validation images" in result.out
+    run = tmp_path / "logs/tiny/version_0"
+    assert "last checkpoint: logs/tiny/version_0/checkpoints/last.ckpt" in result.out
+    assert (run / "test.json").is_file() and not (run / "checkpoints/best.ckpt").exists()
+    refused = cli("validate", "--ckpt_path", str(run / "checkpoints/last.ckpt"))
+    assert refused.status == 2
+    assert refused.err == "cifar-resnets: data.val_fraction: 0 is not allowed, give a number above 0 to `validate`\n"
+
+
 def test_a_fit_without_a_test_says_what_it_knows(cli: Run, tmp_path: Path) -> None:
     result = cli("fit", "-c", tiny(tmp_path), "--trainer.limit_test_batches", "0")
     assert (result.status, result.err) == (0, "")

@@ -44,6 +44,7 @@ EXPECTED = [
     "Checkpoint directory logs/tiny/version_0/checkpoints exists and is not empty.",
     "It is recommended to use `self.log('val/acc', ..., sync_dist=True)` when logging on epoch level in distributed "
     "setting to accumulate the metric across devices.",
+    "Total length of `list` across ranks is zero. Please make sure this was your intention.",
     "Couldn't infer the batch indices fetched from your dataloader: `None`",
     "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec) and treespec.is_leaf()`",
     "`ModelCheckpoint(monitor='val/acc')` could not find the monitored key in the returned metrics: ['epoch', 'step']. "

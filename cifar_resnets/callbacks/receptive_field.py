@@ -23,7 +23,7 @@ class ReceptiveField(pl.Callback):
 
     Args:
         layers: names of the network's modules to show, for example `[layer1, layer3]`; its stages if not given.
-        num_images: validation images over which the effective field is averaged.
+        num_images: training images over which the effective field is averaged.
 
     Raises:
         ConfigurationError: for a number below 1; at the start of the fit, for a layer that the network does not have.
@@ -53,5 +53,4 @@ class ReceptiveField(pl.Callback):
     def _images(self, trainer: pl.Trainer) -> Tensor:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
-        images: Tensor = next(iter(data.val_dataloader()))[0][: self.num_images]
-        return images
+        return data.sample(self.num_images)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.resident import EvalLoader, TrainLoader
+from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import DataError, require
 
 Split = Literal["train", "test"]
@@ -36,7 +37,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     Args:
         batch_size: images an optimizer step over all devices.
         eval_batch_size: images a batch of validation, test and prediction over all devices, at most.
-        val_fraction: part of the source's training images that is kept for validation, the same part of each class.
+        val_fraction: part of the source's training images that is kept for validation, the same part of each class;
+            with 0, all are trained on, and nothing is validated.
         split_seed: seed of the validation split; apart from the run's seed, to compare runs on the same images.
         num_train: train on a stratified subset of so many of the images that validation leaves; all if not given.
         classes: use only these classes, relabelled from 0 in the order given; all if not given.
@@ -66,7 +68,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         super().__init__()
         _require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         _require(eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "1 or more")
-        _require(0 < val_fraction < 1, "val_fraction", val_fraction, "a number between 0 and 1")
+        _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "a number from 0 to below 1")
         _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
         _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
         _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
@@ -166,9 +168,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         )
         return loader
 
-    def val_dataloader(self) -> EvalLoader:
-        """The validation images."""
-        return self._eval_loader("val")
+    def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
+        """The validation images; no loader if there are none.
+
+        Raises:
+            ConfigurationError: when there are none, but `validate` wants them.
+        """
+        if self.val_fraction:
+            return self._eval_loader("val")
+        wanted = self.trainer is not None and self.trainer.state.fn == "validate"
+        _require(not wanted, "val_fraction", 0, "a number above 0 to `validate`")
+        return []
 
     def test_dataloader(self) -> EvalLoader:
         """The test images."""
@@ -221,53 +231,6 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
         # a view of (n, c, h, w) or BGR images is fine for a source; torch wants them laid out
         return np.ascontiguousarray(images), labels
-
-
-def split_indices(
-    labels: Labels, val_fraction: float, num_train: int | None, seed: int, class_names: Sequence[str]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Splits into training and validation images, each class in proportion; both sorted.
-
-    The validation images do not depend on `num_train`.
-
-    Raises:
-        DataError: when a class has fewer than two images.
-        ConfigurationError: when `num_train` is more than there are, or fewer than the classes.
-    """
-    counts = np.bincount(labels, minlength=len(class_names))
-    if counts.min() < 2:
-        few = class_names[int(counts.argmin())]
-        raise DataError(f"class {few!r}: {counts.min()} training images, two or more are needed to validate on one")
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    num_val = min(max(round(val_fraction * len(labels)), len(class_names)), len(labels) - len(class_names))
-    val, rest = _take_stratified(shuffled, labels, num_val, spare=1)
-    if num_train is not None:
-        allowed = f"{len(class_names)} to {len(rest)}, what the validation split leaves"
-        _require(len(class_names) <= num_train <= len(rest), "num_train", num_train, allowed)
-        rest, _ = _take_stratified(rest, labels, num_train, spare=0)
-    return np.sort(rest), np.sort(val)
-
-
-def _take_stratified(
-    candidates: NDArray[np.intp], labels: Labels, num: int, spare: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The first `num` candidates with each class in proportion, and the rest.
-
-    By largest remainder, but at least one image of each class, and `spare` of each class left over.
-    """
-    counts = np.bincount(labels[candidates])
-    shares = counts * num / len(candidates)
-    quota = np.clip(np.floor(shares).astype(int), 1, counts - spare)
-    while (missing := num - quota.sum()) != 0:
-        step = np.sign(missing)
-        open_classes = quota < counts - spare if step > 0 else quota > 1
-        quota[np.argmax(np.where(open_classes, step * (shares - quota), -np.inf))] += step
-    position = np.empty(len(candidates), dtype=int)  # of each candidate within its class
-    for label, count in enumerate(counts):
-        position[labels[candidates] == label] = np.arange(count)
-    taken = position < quota[labels[candidates]]
-    return candidates[taken], candidates[~taken]
 
 
 def channel_statistics(images: Images) -> tuple[list[float], list[float]]:

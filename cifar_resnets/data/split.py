@@ -1,0 +1,62 @@
+"""Which images are trained on, and which validate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_resnets.errors import DataError, require
+
+_require = functools.partial(require, "data")
+
+
+def split_indices(
+    labels: NDArray[np.int64], val_fraction: float, num_train: int | None, seed: int, class_names: Sequence[str]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Splits into training and validation images, each class in proportion; both sorted.
+
+    The validation images do not depend on `num_train`.
+
+    Raises:
+        DataError: when a class has too few images.
+        ConfigurationError: when `num_train` is more than there are, or fewer than the classes.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    if counts.min() < (2 if val_fraction else 1):
+        few = class_names[int(counts.argmin())]
+        wanted = "two or more are needed to validate on one" if val_fraction else "one or more are needed"
+        raise DataError(f"class {few!r}: {counts.min()} training images, {wanted}")
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    val, rest = shuffled[:0], shuffled
+    if val_fraction:
+        num_val = min(max(round(val_fraction * len(labels)), len(class_names)), len(labels) - len(class_names))
+        val, rest = _take_stratified(shuffled, labels, num_val, spare=1)
+    if num_train is not None:
+        allowed = f"{len(class_names)} to {len(rest)}, what the validation split leaves"
+        _require(len(class_names) <= num_train <= len(rest), "num_train", num_train, allowed)
+        rest, _ = _take_stratified(rest, labels, num_train, spare=0)
+    return np.sort(rest), np.sort(val)
+
+
+def _take_stratified(
+    candidates: NDArray[np.intp], labels: NDArray[np.int64], num: int, spare: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The first `num` candidates with each class in proportion, and the rest.
+
+    By largest remainder, but at least one image of each class, and `spare` of each class left over.
+    """
+    counts = np.bincount(labels[candidates])
+    shares = counts * num / len(candidates)
+    quota = np.clip(np.floor(shares).astype(int), 1, counts - spare)
+    while (missing := num - quota.sum()) != 0:
+        step = np.sign(missing)
+        open_classes = quota < counts - spare if step > 0 else quota > 1
+        quota[np.argmax(np.where(open_classes, step * (shares - quota), -np.inf))] += step
+    position = np.empty(len(candidates), dtype=int)  # of each candidate within its class
+    for label, count in enumerate(counts):
+        position[labels[candidates] == label] = np.arange(count)
+    taken = position < quota[labels[candidates]]
+    return candidates[taken], candidates[~taken]
