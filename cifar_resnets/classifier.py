@@ -17,6 +17,7 @@ from cifar_resnets import __version__
 from cifar_resnets.data.base import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
 from cifar_resnets.evaluator import Evaluator
+from cifar_resnets.lean_loop import use_loop
 from cifar_resnets.metrics import TrainingMetrics
 from cifar_resnets.models import create_network
 from cifar_resnets.models.initial import init_dirac, whiten_first_layer
@@ -28,6 +29,7 @@ from cifar_resnets.run_length import run_length
 from cifar_resnets.schedules import Constant, Cosine, Schedule
 from cifar_resnets.views import check_views
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 NUM_WHITENED = 2000  # images by which the first layer is whitened
 _require = functools.partial(require, "model")
 
@@ -55,6 +57,9 @@ class ImageClassifier(Evaluator):
         optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
         schedule: OneCycle, Step, Cosine or Constant.
         channels_last: keep weights in the memory format that is fastest for convolutions.
+        compile: mode of `torch.compile`, by which network and loss of a training step are compiled: `default`;
+            `reduce-overhead`, on a GPU in CUDA graphs; `max-autotune`, which tries many kernels. Evaluation is not.
+        fast: train by a loop that calls only what somebody listens to, see `lean_loop`; all else stays as it is.
         tta: test-time augmentation, `mirror` and `shift1` (or more pixels): evaluations then give two accuracies, that
             of the images and, as `acc_tta`, that of the logits averaged over views of them, see `average_views`.
 
@@ -79,6 +84,8 @@ class ImageClassifier(Evaluator):
         optimizer_args: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
+        compile: CompileMode | None = None,  # noqa: A002  as torch has it
+        fast: bool = False,
         tta: list[str] | None = None,
     ) -> None:
         _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
@@ -113,6 +120,8 @@ class ImageClassifier(Evaluator):
             "optimizer_args": optimizer_args or {},
             "schedule": self.schedule.to_config(),
             "channels_last": channels_last,
+            "compile": compile,
+            "fast": fast,
             "tta": self.tta,
         }
         # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
@@ -120,6 +129,7 @@ class ImageClassifier(Evaluator):
         self.save_hyperparameters(hparams, logger=False)
         self.configured = {"lr": lr, "schedule": hparams["schedule"]}  # LRFinder may put others into the hparams
         self.train_metrics = TrainingMetrics(len(self.class_names))
+        self._logits_and_loss = torch.compile(logits_and_loss, mode=compile) if compile else logits_and_loss
         self.step_rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
         self.step_loss = torch.tensor(0.0)
 
@@ -128,12 +138,13 @@ class ImageClassifier(Evaluator):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def setup(self, stage: str) -> None:
-        """Tries the network on an image, before anything is trained, and whitens its first layer if it is to.
+        """Tries the network on an image, before anything is trained, whitens its first layer if it is to, picks a loop.
 
         Raises:
             ConfigurationError: when it, or test-time augmentation, does not take images of the data's size, or there is
                 nothing to whiten.
         """
+        use_loop(self.trainer, lean=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
@@ -163,8 +174,7 @@ class ImageClassifier(Evaluator):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         images, labels = batch
-        logits = self(images)
-        loss = self.loss(logits, labels)
+        logits, loss = self._logits_and_loss(self, images, labels)
         self.step_loss = loss.detach()
         self.train_metrics.add(loss, logits, labels if labels.ndim == 1 else labels.argmax(dim=1))
         return loss
@@ -206,7 +216,7 @@ class ImageClassifier(Evaluator):
 
     def _check_training(self) -> None:
         # where no guard looks at each step: of a Trainer of one's own
-        self._require_finite("training loss", self.train_metrics.loss.compute().isfinite())
+        self._require_finite("training loss", self.train_metrics.compute()[0].isfinite())
         self.check_weights()
 
     def _require_finite(self, what: str, is_finite: Tensor) -> None:
@@ -229,7 +239,14 @@ class ImageClassifier(Evaluator):
             hparams["decay_norm_and_bias"],
             hparams["optimizer_args"],
             hparams["norm_bias_scale"],
+            fused=self._fuses,
         )
+
+    @property
+    def _fuses(self) -> bool:
+        # not where gradients are clipped: in mixed precision Lightning refuses that to optimizers that could be scaled
+        clips = self._trainer is not None and self.trainer.gradient_clip_val is not None
+        return not clips and all(parameter.is_cuda for parameter in self.network.parameters())
 
     def set_rates(self, lr: float, lr_min: float | None = None) -> None:
         """Takes rates that were found, as if they had been given: they count when the optimizer is configured next.
@@ -265,3 +282,9 @@ class ImageClassifier(Evaluator):
             checkpoint["data"] = data.describe()
         if self.val_acc is not None:
             checkpoint["val_acc"] = self.val_acc
+
+
+def logits_and_loss(module: ImageClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What a training step computes of a batch."""
+    logits = module(images)
+    return logits, module.loss(logits, labels)

@@ -108,52 +108,63 @@ class EvaluationMetrics(nn.Module):
         return evaluation
 
 
-class ClassAccuracy(Metric):
-    """Accuracy of each class over batches and ranks, in sums that synchronise with no device.
+class TrainingSums(Metric):
+    """Mean loss and accuracy over batches and ranks, in sums that synchronise with no device.
 
     Args:
         num_classes: number of classes.
     """
 
+    loss: Tensor
     correct: Tensor
     images: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
         for name in ("correct", "images"):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes in a batch: logits (n, num_classes), labels (n,)."""
-        self.correct.index_add_(0, labels, (logits.argmax(dim=1) == labels).long())
+    def update(self, losses: Tensor, predictions: Tensor, labels: Tensor) -> None:
+        """Takes in images: losses in sums of any number of them (m,), predicted classes (n,), labels (n,)."""
+        self.loss += losses.sum()
+        self.correct.index_add_(0, labels, (predictions == labels).long())
         self.images.index_add_(0, labels, torch.ones_like(labels))
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Accuracy of all images, and of each class (num_classes,); NaN for a class without images."""
-        return self.correct.sum() / self.images.sum(), self.correct / self.images
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss and accuracy of all images, and that of each class (num_classes,); NaN for one without images."""
+        total = self.images.sum()
+        return self.loss / total, self.correct.sum() / total, self.correct / self.images
 
 
 class TrainingMetrics(nn.Module):
     """Loss and accuracy over the training steps of an epoch; a batch counts when its step is taken.
 
+    In a step they are only noted: to sum them up in each one would cost small networks a tenth of their speed on a GPU.
+
     Args:
         num_classes: number of classes.
     """
 
+    num_noted = 50  # batches, after which they are summed up
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")
-        self.accuracy = ClassAccuracy(num_classes)
+        self.sums = TrainingSums(num_classes)
+        self._num_batches = 0  # that count, the same on all ranks
         self._open: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+        self._classes: list[tuple[Tensor, Tensor]] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether no batch has counted yet; the same on all ranks."""
-        return not self.loss.update_called
+        return self._num_batches == 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keeps a batch until its step is taken: its mean loss, logits (n, num_classes), labels (n,)."""
-        self._open.append((loss.detach(), logits.detach(), labels))
+        # new tensors: a network in a CUDA graph overwrites what it gave in the step before
+        self._open.append((loss.detach() * len(labels), logits.argmax(dim=1), labels))
 
     def forget(self) -> None:
         """Leaves out the batches of a step that is not taken."""
@@ -161,25 +172,45 @@ class TrainingMetrics(nn.Module):
 
     def count(self) -> None:
         """Takes in the batches of a step."""
-        for loss, logits, labels in self._open:
-            # once for each image: without its check for NaN, torchmetrics 1.9 ignores a weight
-            self.loss.update(loss.expand(len(labels)))
-            self.accuracy.update(logits, labels)
+        for loss, predictions, labels in self._open:
+            self._losses.append(loss)
+            self._classes.append((predictions, labels))
+        self._num_batches += len(self._open)
         self._open.clear()
+        if len(self._losses) >= self.num_noted:
+            self._sum_up()
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss in nats, accuracy, and that of each class (num_classes,), over all ranks."""
+        self._sum_up()
+        return self.sums.compute()
 
     def pop(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss in nats, accuracy, and that of each class (num_classes,), over all ranks; starts anew."""
-        loss, (accuracy, of_classes) = self.loss.compute(), self.accuracy.compute()
-        self.loss.reset()
-        self.accuracy.reset()
-        return loss, accuracy, of_classes
+        """See `compute`; starts anew."""
+        figures = self.compute()
+        self.sums.reset()
+        self._num_batches = 0
+        return figures
+
+    def _sum_up(self) -> None:
+        self._sum_up_classes()
+        if self._losses:
+            none = self.sums.images[:0]
+            self.sums.update(torch.stack(self._losses), none, none)
+            self._losses.clear()
+
+    def _sum_up_classes(self) -> None:
+        if self._classes:
+            predictions, labels = (torch.cat(parts) for parts in zip(*self._classes, strict=True))
+            self.sums.update(self.sums.loss.new_zeros(1), predictions, labels)
+            self._classes.clear()
 
     def states(self) -> list[dict[str, Any]]:
         """What each rank has taken in, on the CPU; a state dict would leave it out. All ranks have to call this."""
-        mine: dict[str, Any] = {}
-        for name, metric in self._metrics():
-            sums = {key: getattr(metric, key).cpu() for key in metric.metric_state}
-            mine[name] = {"count": metric.update_count, **sums}
+        # losses are not summed up before their time: the last bit of a sum depends on where it is split
+        self._sum_up_classes()
+        mine: dict[str, Any] = {key: getattr(self.sums, key).cpu() for key in self.sums.metric_state}
+        mine |= {"losses": [loss.cpu() for loss in self._losses], "num_batches": self._num_batches}
         states: list[dict[str, Any]] = [mine] * world_size()
         if len(states) > 1:
             dist.all_gather_object(states, mine)
@@ -193,17 +224,15 @@ class TrainingMetrics(nn.Module):
             rank: of this process.
             world_size: number of ranks now.
         """
-        for name, metric in self._metrics():
-            parts = [{k: v for k, v in state[name].items() if k != "count"} for state in states]
-            for key in metric.metric_state:
-                values = torch.stack([part[key] for part in parts])
-                same = len(parts) == world_size
-                setattr(metric, key, values[rank] if same else values.sum(dim=0) * (rank == 0))
-            # torchmetrics keeps it from the outside; tests/test_metrics.py notices when it has another name
-            metric._update_count = states[0][name]["count"]
-
-    def _metrics(self) -> tuple[tuple[str, Metric], tuple[str, Metric]]:
-        return ("loss", self.loss), ("accuracy", self.accuracy)
+        same = len(states) == world_size
+        for key in self.sums.metric_state:
+            values = torch.stack([state[key] for state in states])
+            setattr(self.sums, key, values[rank] if same else values.sum(dim=0) * (rank == 0))
+        mine = [states[rank]] if same else states if rank == 0 else []
+        self._losses = [loss for state in mine for loss in state["losses"]]
+        self._num_batches = states[0]["num_batches"]
+        # torchmetrics keeps it from the outside; tests/test_metrics.py notices when it has another name
+        self.sums._update_count = self._num_batches
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ def build_optimizer(
     decay_norm_and_bias: bool = True,
     optimizer_args: Mapping[str, Any] | None = None,
     norm_bias_scale: float = 1.0,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Builds the optimizer of a network.
 
@@ -36,6 +38,7 @@ def build_optimizer(
         decay_norm_and_bias: decay all parameters; otherwise leave out biases and those of normalisation layers.
         optimizer_args: more arguments of the optimizer.
         norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
+        fused: update all parameters in one kernel, if the optimizer can; `optimizer_args` says otherwise.
 
     Raises:
         ConfigurationError: for an unknown name, or arguments that the optimizer does not take.
@@ -44,6 +47,8 @@ def build_optimizer(
     groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale)
     try:
         if cls := _torch_class(name):
+            if fused and "foreach" not in args and "fused" in inspect.signature(cls).parameters:
+                args = {"fused": True, **args}
             return cls(groups, lr=lr, weight_decay=weight_decay, **args)
         _require_known(name)
         return timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **args)

@@ -13,7 +13,7 @@ from support import Synchronisations
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.metrics import ClassAccuracy, Evaluation, EvaluationMetrics, wilson_interval
+from cifar_resnets.metrics import Evaluation, EvaluationMetrics, TrainingMetrics, wilson_interval
 
 BATCHES = [1, 17, 64, 3, 40]
 
@@ -178,18 +178,60 @@ def test_an_update_brings_no_value_to_python():
     assert counter.seen != []
 
 
-def test_the_accuracy_of_each_class_is_the_recall_of_scikit_learn_without_a_synchronisation():
-    metric, batches = ClassAccuracy(12), random_batches(11)  # one class without images
+def take_in(metrics, batches):
+    for logits, labels in batches:
+        metrics.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
+        metrics.count()
+
+
+def test_training_figures_are_those_of_scikit_learn_without_a_synchronisation():
+    metrics, batches = TrainingMetrics(12), random_batches(11, [30, 40] * 60)  # one class without images
+    batches = [(torch.nn.functional.pad(logits, (0, 1), value=-9), labels) for logits, labels in batches]
+    assert metrics.is_empty
     with Synchronisations() as counter:
-        for logits, labels in batches:
-            metric.update(torch.nn.functional.pad(logits, (0, 1), value=-9), labels)
+        take_in(metrics, batches)
     assert counter.seen == []
+    assert not metrics.is_empty
     logits, labels = together(batches)
-    accuracy, of_classes = metric.compute()
+    loss, accuracy, of_classes = metrics.pop()
+    assert loss == pytest.approx(log_loss(labels, softmax(logits, axis=1), labels=range(12)), rel=1e-5)
     assert accuracy == pytest.approx(accuracy_score(labels, logits.argmax(axis=1)))
     recall = recall_score(labels, logits.argmax(axis=1), labels=range(12), average=None, zero_division=np.nan)
     np.testing.assert_allclose(of_classes, recall, rtol=1e-6)
-    assert dict(metric.state_dict()) == {}
+    assert metrics.is_empty
+    assert dict(metrics.state_dict()) == {}
+
+
+@pytest.mark.parametrize("taken", [0, 1, 49, 50, 51, 120])
+def test_training_figures_do_not_depend_on_when_they_were_saved(taken):
+    batches = random_batches(10, [30] * 120)
+    whole, first, second = (TrainingMetrics(10) for _ in range(3))
+    take_in(whole, batches)
+    take_in(first, batches[:taken])
+    second.load_states(first.states(), 0, 1)
+    assert second.is_empty == (taken == 0)
+    for metrics in (first, second):
+        take_in(metrics, batches[taken:])
+        for one, other in zip(metrics.compute(), whole.compute(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_training_figures_of_two_ranks_go_on_on_one_and_on_three():
+    batches = random_batches(10, [30] * 6)
+    ranks, whole = [TrainingMetrics(10), TrainingMetrics(10)], TrainingMetrics(10)
+    take_in(whole, batches)
+    for metrics, part in zip(ranks, (batches[::2], batches[1::2]), strict=True):
+        take_in(metrics, part)
+    states = [metrics.states()[0] for metrics in ranks]
+    one, *three = (TrainingMetrics(10) for _ in range(4))
+    one.load_states(states, 0, 1)
+    for found, expected in zip(one.compute(), whole.compute(), strict=True):
+        assert torch.allclose(found, expected)
+    for rank, metrics in enumerate(three):
+        metrics.load_states(states, rank, 3)
+        assert not metrics.is_empty  # on all alike, or one would wait for the others
+        metrics.compute()
+        assert metrics.sums.images.sum() == (180 if rank == 0 else 0)
 
 
 # Ranks.

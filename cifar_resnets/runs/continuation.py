@@ -37,6 +37,8 @@ class Continuation(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets another run."""
         self._state = None
+        # Lightning restores the weights before it makes them float64, where they would be rounded to float32
+        trainer.precision_plugin.convert_module(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from cifar_resnets.runs.agreement import Agreement
 from cifar_resnets.runs.last_checkpoint import LastCheckpoint
 
 OnNonfinite = Literal["stop", "skip"]
+Where = tuple[int, int, float]  # step, epoch, learning rate
 
 
 class NonfiniteGuard(pl.Callback):
@@ -42,7 +44,7 @@ class NonfiniteGuard(pl.Callback):
         self.max_skipped_steps = max_skipped_steps if on_nonfinite == "skip" else 0
         self.num_skipped = 0  # in a row
         self._agree = Agreement()
-        self._pending: tuple[_Lagged, str] | None = None
+        self._pending: tuple[_Lagged, Where] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
@@ -61,12 +63,12 @@ class NonfiniteGuard(pl.Callback):
     ) -> None:
         """Looks at the loss and the gradients of the step."""
         assert isinstance(pl_module, ImageClassifier)
-        is_bad = self._is_bad(trainer, pl_module, optimizer)
-        where = self._where(trainer, optimizer)
-        if is_bad.device.type != "cpu" and not self.max_skipped_steps:
-            self.check()
-            self._pending = _Lagged(is_bad), where
-        elif self._agree([int(is_bad)])[0]:
+        size = self._size(trainer, pl_module, optimizer)
+        where = trainer.global_step + 1, trainer.current_epoch + 1, float(optimizer.param_groups[0]["lr"])
+        if size.device.type != "cpu" and not self.max_skipped_steps:
+            self.check(trainer)
+            self._pending = _Lagged(size), where
+        elif self._agree([not math.isfinite(size)])[0]:
             self._refuse(trainer, pl_module, optimizer, where)
         else:
             self.num_skipped = 0
@@ -76,43 +78,45 @@ class NonfiniteGuard(pl.Callback):
     ) -> None:
         """Nothing is saved of a step that was not looked at yet, nor weights that are not finite."""
         assert isinstance(pl_module, ImageClassifier)
-        self.check()
+        self.check(trainer)
         pl_module.check_weights()
 
-    def check(self) -> None:
+    def check(self, trainer: pl.Trainer) -> None:
         """Stops the run if the step that was looked at last was bad.
 
         Raises:
             DivergenceError: then.
         """
         pending, self._pending = self._pending, None
-        if pending is not None and self._agree([int(pending[0].read())])[0]:
-            raise DivergenceError(pending[1])
+        if pending is not None and self._agree([not math.isfinite(pending[0].read())])[0]:
+            raise DivergenceError(_complaint(trainer, *pending[1]))
 
-    def _is_bad(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> Tensor:
+    def _size(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> Tensor:
+        """A number that is finite if the loss and all gradients are."""
         figures = [module.step_loss]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             figures += torch._foreach_norm(gradients) if gradients else []
-        return ~torch.stack([figure.detach().float() for figure in figures]).isfinite().all()
+        # what is infinite or NaN stays so in a sum
+        return torch.stack([figure.detach().float() for figure in figures]).sum()
 
-    def _refuse(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer, where: str) -> None:
+    def _refuse(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer, where: Where) -> None:
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped_steps:
-            times = f" {self.num_skipped} times in a row" if self.max_skipped_steps else ""
-            raise DivergenceError(where.replace(" in step", f"{times} in step", 1))
+            raise DivergenceError(_complaint(trainer, *where, self.num_skipped if self.max_skipped_steps else 0))
         # no optimizer touches a parameter without a gradient, nor what it remembers of it
         optimizer.zero_grad(set_to_none=True)
         module.train_metrics.forget()
         if trainer.is_global_zero:
             print(f"skipped step {trainer.global_step + 1}: its loss or gradients are infinite or NaN", flush=True)
 
-    def _where(self, trainer: pl.Trainer, optimizer: Optimizer) -> str:
-        return (
-            f"loss or gradients became infinite or NaN in step {trainer.global_step + 1}, epoch "
-            f"{trainer.current_epoch + 1}, at a learning rate of {optimizer.param_groups[0]['lr']:.3g}; "
-            f"{last_good(trainer)}; try a lower model.lr, a longer warm-up or --on_nonfinite skip"
-        )
+
+def _complaint(trainer: pl.Trainer, step: int, epoch: int, lr: float, num_times: int = 0) -> str:
+    times = f" {num_times} times in a row" if num_times else ""
+    return (
+        f"loss or gradients became infinite or NaN{times} in step {step}, epoch {epoch}, at a learning rate of "
+        f"{lr:.3g}; {last_good(trainer)}; try a lower model.lr, a longer warm-up or --on_nonfinite skip"
+    )
 
 
 class _Lagged:
@@ -124,10 +128,10 @@ class _Lagged:
         self._arrived: Any = torch.Event(value.device.type)
         self._arrived.record()
 
-    def read(self) -> bool:
+    def read(self) -> float:
         """The value, waiting for it if need be."""
         self._arrived.synchronize()
-        return bool(self._copy)
+        return float(self._copy)
 
 
 def last_good(trainer: pl.Trainer) -> str:
