@@ -5,6 +5,7 @@ From the repository's folder, on a machine that does nothing else:
     python scripts/benchmark.py data
     python scripts/benchmark.py trainer --network cifar_resnet18 --accelerator gpu --precision bf16-mixed
     python scripts/benchmark.py networks --batch-sizes 128 1024
+    python scripts/benchmark.py time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/gpu.yaml
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
-from benchmarks import data, networks, trainer
+from benchmarks import data, networks, time_to_accuracy, trainer
 from benchmarks.shared import describe, machine_paragraph, positive
 
 from cifar_resnets.errors import ConfigurationError, UserError
@@ -32,6 +33,7 @@ PARTS: dict[str, ModuleType] = {
     "data": data,
     "trainer": trainer,
     "networks": networks,
+    "time_to_accuracy": time_to_accuracy,
 }
 
 
@@ -68,8 +70,14 @@ def first_line(text: str | None) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line."""
-    return make_parser().parse_args(argv)
+    """Reads the command line; what follows `--` is in `overrides`."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv[:end])
+    args.overrides = list(argv[end + 1 :])
+    if args.overrides and args.benchmark != "time_to_accuracy":
+        parser.error(f"{args.benchmark} takes nothing after --")
+    return args
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
