@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 from benchmark_explanations import Epochs, timed
-from benchmark_trainer import Noise, device_of, machine, positive, quiet_trainer
+from benchmarks.fit import Noise, quiet_trainer
+from benchmarks.shared import device_of, machine, positive
 
 from cifar_resnets import checkpoint_file
 from cifar_resnets.classifier import ImageClassifier

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from benchmark_trainer import Noise, device_of, machine, positive, quiet_trainer
+from benchmarks.fit import Noise, quiet_trainer
+from benchmarks.shared import device_of, machine, positive
 
 from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.dashboard import Dashboard

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from benchmark_trainer import machine, now, positive
+from benchmarks.shared import machine, now, positive
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn

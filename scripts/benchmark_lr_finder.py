@@ -17,7 +17,8 @@ import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-from benchmark_trainer import WARM_UP, Clock, Noise, device_of, machine, now, positive, quiet_trainer
+from benchmarks.fit import WARM_UP, Clock, Noise, quiet_trainer
+from benchmarks.shared import device_of, machine, now, positive
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.classifier import ImageClassifier

@@ -1,0 +1,161 @@
+"""What the benchmarks share: types of arguments, the machine in words, a clock, Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from cifar_resnets.errors import ConfigurationError
+
+NUM_CLASSES = 10
+WIDTH = 80
+PRECISIONS = ("32-true", "bf16-mixed")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+PACKAGES = ("torch", "torchvision", "lightning", "timm")
+
+# Arguments.
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
+    return number
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, give 0 or more")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A number of seconds."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, give a number above 0")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A part of 1 that is more than nothing."""
+    if not 0 < (number := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, give a number above 0, at most 1")
+    return number
+
+
+def add_accelerator(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that `device_of` takes."""
+    text = "as the Trainer takes it: cpu, gpu, auto (default: %(default)s)"
+    parser.add_argument("--accelerator", default="cpu", help=text)
+
+
+# The machine.
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that the Trainer takes.
+
+    Raises:
+        ConfigurationError: when the machine has none of this kind.
+    """
+    try:
+        return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
+    except MisconfigurationException as error:
+        raise ConfigurationError(f"--accelerator: there is no {accelerator} on this machine, give cpu") from error
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, when the device has done its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Hardware and versions: what figures depend on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "gpu": gpu,
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """The processor's model where Linux tells, else its family."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine(device: torch.device) -> str:
+    """Hardware and versions in two parts with a semicolon between them."""
+    known = describe(device)
+    versions = ", ".join(f"{name} {known[name]}" for name in ("torch", "lightning"))
+    return f"{known['gpu'] or known['processor']}, threads: {known['threads']}; {versions}, Python {known['python']}"
+
+
+def machine_paragraph(known: dict[str, Any]) -> str:
+    """What `describe` says, and the load of the CPUs before the first measurement as `load`."""
+    cpus = f"{known['processor']}, {known['cpus']} CPUs, threads: {known['threads']}, load {known['load']:.2f}"
+    versions = ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES))
+    return paragraph(f"{known['gpu']}; " * bool(known["gpu"]) + f"{cpus}; {versions}")
+
+
+# Markdown.
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, its first column to the left, the others to the right."""
+    lines = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        padded = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * (width + 1)}{':' if number else '-'}" for number, width in enumerate(widths)]
+    return "\n".join([line(lines[0]), f"|{'|'.join(rule)}|", *map(line, lines[1:])])
+
+
+def paragraph(text: str) -> str:
+    """Sentences in lines that a terminal shows whole."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def item(text: str) -> str:
+    """The same as an item of a list."""
+    return textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def verdict(is_reached: bool, target: str) -> str:
+    """Whether a target was reached, in words."""
+    return f"target {target}: {'reached' if is_reached else 'missed'}"
+
+
+def percent(part: float, digits: int = 2) -> str:
+    """A part of 1 as it is written in text."""
+    return f"{part:.{digits}%}".replace("%", " %")
+
+
+def plural(number: int, what: str) -> str:
+    """A number of things: 1 run, 2 runs."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
