@@ -97,7 +97,15 @@ def user_error(error: BaseException) -> UserError | None:
         return ConfigurationError(line)
     if isinstance(error, MisconfigurationException):
         return ConfigurationError(str(error))
+    if _is_of_compiler(error):
+        line = str(error).partition("\n")[0]
+        return ConfigurationError(f"model.compile: {line}; leave it out, or install what is missing")
     return ConfigurationError(f"trainer: {error}") if is_of_trainer(error) else None
+
+
+def _is_of_compiler(error: BaseException) -> bool:
+    # by name: to import the classes takes longer than to look at the command line
+    return any(cls.__module__.startswith(("torch._dynamo", "torch._inductor")) for cls in type(error).__mro__)
 
 
 def seed_of(seed_everything: bool | int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="NOT TESTED COMPILED: there is no C++ compiler"
+)
 TINY_NETWORK = {"depths": [1], "widths": [8], "stem_width": 8}
 # the smallest run: one stage of one block, few images, one epoch
 TINY = f"""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from scipy.special import log_softmax
-from support import Synchronisations
+from support import Synchronisations, needs_compiler, needs_gpu
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -22,6 +22,7 @@ from cifar_resnets.errors import ConfigurationError, DivergenceError
 from cifar_resnets.models import create_network
 from cifar_resnets.models.initial import whitening_filters
 from cifar_resnets.run_length import run_length
+from cifar_resnets.runs.guards import NonfiniteGuard
 from cifar_resnets.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 NAMES = list("abcdefg")
@@ -56,8 +57,8 @@ def tiny(**changes) -> ImageClassifier:
 
 def trainer(**changes) -> pl.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0}
-    return pl.Trainer(accelerator="cpu", **quiet | changes)
+    quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    return pl.Trainer(**quiet | changes)
 
 
 def loader(num: int, batch_size: int = 8) -> DataLoader:
@@ -458,16 +459,62 @@ def test_a_training_step_brings_no_value_to_python(augment):
     assert len(watch.counter.seen) == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_training_step_does_not_wait_for_the_gpu():
-    model = tiny().cuda()
-    images, labels = (tensor.cuda() for tensor in batch())
-    model.training_step((images, labels), 0)  # the first may allocate
-    torch.cuda.set_sync_debug_mode("error")
+class NoWaiting(pl.Callback):
+    """Lets nothing wait for the GPU, once the first steps have allocated and compiled."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx >= 10:
+            torch.cuda.set_sync_debug_mode("error")
+            self.steps += 1
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch_idx == trainer.num_training_batches - 1:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("augment", [Augmentation(cutout_size=3), Augmentation(mixup_alpha=1.0)])
+def test_200_steps_do_not_wait_for_the_gpu(fast, augment):
+    watch = NoWaiting()
+    run = trainer(max_epochs=1, callbacks=[watch, NonfiniteGuard()], accelerator="gpu", limit_val_batches=0)
     try:
-        model.training_step((images, labels), 1).backward()
+        run.fit(tiny(schedule=OneCycle(), fast=fast), Blobs(per_class=200, batch_size=6, augment=augment))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert watch.steps >= 200
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_training_learns_the_same(mode):
+    runs = []
+    for compiled in (None, mode):
+        torch.manual_seed(0)
+        run = trainer(max_epochs=2, precision="64-true")
+        run.fit(tiny(schedule=OneCycle(), compile=compiled), Blobs(augment=None))
+        runs.append((run.lightning_module.state_dict(), run.callback_metrics))
+    (plain, figures), (compiled, same) = runs
+    assert plain.keys() == compiled.keys()  # a checkpoint does not know of it
+    for name in plain:
+        assert torch.allclose(plain[name], compiled[name], rtol=1e-9, atol=1e-12), name
+    for name in figures:
+        assert figures[name].item() == pytest.approx(same[name].item(), rel=1e-6, nan_ok=True), name
+
+
+@needs_gpu
+@pytest.mark.parametrize(("clip", "fused"), [(None, True), (0.5, None)])
+def test_on_a_gpu_the_optimizer_is_one_kernel_unless_gradients_are_clipped(clip, fused):
+    run = trainer(max_epochs=1, accelerator="gpu", precision="bf16-mixed", gradient_clip_val=clip)
+    run.fit(tiny(), Blobs())
+    assert run.optimizers[0].defaults["fused"] is fused
+
+
+def test_on_a_cpu_the_optimizer_is_as_torch_chooses():
+    assert tiny().new_optimizer().defaults["fused"] is None
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support import TINY, Result, read_json
+from support import TINY, Result, needs_compiler, read_json
+from torch._dynamo.exc import InternalTorchDynamoError
+from torch._inductor.exc import InvalidCxxCompiler
 
 Run = Callable[..., Result]
 
@@ -356,3 +359,31 @@ def test_without_a_network_cifar10_says_what_to_put_where(cli: Run, tmp_path: Pa
     assert "put cifar-10-python.tar.gz (md5 c58f30108f718f92721af3b95e74349a)" in result.err
     assert str(tmp_path / "images") in result.err
     assert not (tmp_path / "images").exists()
+
+
+@pytest.mark.parametrize("cls", [InvalidCxxCompiler, InternalTorchDynamoError])
+def test_what_cannot_be_compiled_is_told_in_a_line(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[Exception]
+) -> None:
+    def fail(*args: object) -> None:
+        raise cls("first line\nand much more") if cls is InternalTorchDynamoError else cls()
+
+    monkeypatch.setattr(torch, "compile", lambda function, mode: fail)
+    result = cli("fit", "-c", tiny(tmp_path), "--model.compile", "default")
+    line = "first line" if cls is InternalTorchDynamoError else r"No working C\+\+ compiler found.*"
+    assert result.status == 2
+    assert re.fullmatch(
+        rf"cifar-resnets: model\.compile: {line}; leave it out, or install what is missing\n", result.err
+    )
+
+
+@needs_compiler
+def test_the_fast_way_leaves_what_the_ordinary_one_does(cli: Run, tmp_path: Path) -> None:
+    recipe, figures = tiny(tmp_path), []
+    for more in ([], ["--model.fast", "true", "--model.compile", "default"]):
+        result = cli("fit", "-c", recipe, *more)
+        assert result.status == 0, result.err
+        figures.append(read_json(Path(f"logs/tiny/version_{len(figures)}/test.json")))
+    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-3)
+    assert figures[0]["images"] == figures[1]["images"]
+    assert cli("test", "--ckpt_path", "logs/tiny/version_1/checkpoints/best.ckpt").status == 0

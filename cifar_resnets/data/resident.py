@@ -7,31 +7,42 @@ ranks to it.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cifar_resnets.data.augment import Augmentation, Draws, crop_and_flip, cutout, draw, normalize, pad
+from cifar_resnets.data.augment import Augmentation, Draws, augment, crop_and_flip, cutout, draw, normalize, pad
 from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
+CPU = torch.device("cpu")
 FIRST_FLIPS = (0,)  # key of a generator; those of steps have two numbers
 
 
 class EpochSampler:
-    """The order of the images and their augmentation, as a function of (seed, epoch) alone.
+    """The order of the images and their augmentation, as a function of (seed, epoch) alone, drawn on a device.
 
     Lightning calls `set_epoch` before each epoch, also after a resume.
     """
 
-    def __init__(self, num_images: int, size: tuple[int, int], augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        size: tuple[int, int],
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> None:
         self.num_images = num_images
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.device = device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -40,12 +51,12 @@ class EpochSampler:
 
     def generator(self, *keys: int) -> torch.Generator:
         """A generator for this epoch and the given keys, independent of all others."""
-        return _generator((self.seed, self.epoch), keys)
+        return _generator((self.seed, self.epoch), keys, self.device)
 
     def plan(self) -> tuple[Tensor, Draws]:
         """The images' order (num_images,) and a draw for each position in it."""
         generator = self.generator()
-        order = torch.randperm(self.num_images, generator=generator)
+        order = torch.randperm(self.num_images, generator=generator, device=self.device)
         draws = draw(self.augmentation, self.num_images, self.size, generator)
         if self.augmentation.alternating_flip:
             draws = dataclasses.replace(draws, flips=self._is_flipped()[order])
@@ -53,7 +64,8 @@ class EpochSampler:
 
     def _is_flipped(self) -> Tensor:
         """Which images an alternating flip mirrors in this epoch (num_images,), bool."""
-        first = torch.randint(2, (self.num_images,), generator=_generator((self.seed, 0), FIRST_FLIPS)).bool()
+        generator = _generator((self.seed, 0), FIRST_FLIPS, self.device)
+        first = torch.randint(2, (self.num_images,), generator=generator, device=self.device).bool()
         return first ^ bool(self.epoch % 2)
 
 
@@ -100,7 +112,10 @@ class TrainLoader:
         if batch_size % world_size:
             raise ConfigurationError(f"data.batch_size: {batch_size} cannot be divided by {world_size} ranks")
         self.size = (images.shape[1], images.shape[2])
-        self.sampler = EpochSampler(len(images), self.size, augmentation, seed)
+        # drawn there, a GPU need not wait for the numbers; others have no float64
+        on_gpu = images.device.type == "cuda"
+        self.sampler = EpochSampler(len(images), self.size, augmentation, seed, images.device if on_gpu else CPU)
+        self._augment = Compiled(augment) if on_gpu else _augment_in_steps
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._augmentation = augmentation
         self._padded = pad(images, augmentation)
@@ -135,9 +150,8 @@ class TrainLoader:
             yield self._batch(step, order[first : first + share], draws[first : first + share])
 
     def _batch(self, step: int, index: Tensor, draws: Draws) -> Batch:
-        images = normalize(crop_and_flip(self._padded, index, draws, self.size), self._mean, self._std)
-        if self._augmentation.cutout_size and self._augmentation.cutout_holes:
-            cutout(images, draws.holes, self._augmentation.cutout_size)
+        hole_size = self._augmentation.cutout_size if self._augmentation.cutout_holes else 0
+        images = self._augment(self._padded, index, draws, self.size, self._mean, self._std, hole_size)
         batch = images.permute(0, 3, 1, 2), self._labels[index]  # (n, c, h, w), channels_last in memory
         return batch if self._mix is None else self._mixed(step, batch)
 
@@ -148,6 +162,40 @@ class TrainLoader:
             torch.default_generator.manual_seed(self.sampler.generator(step, self.rank).initial_seed())
             images, labels = self._mix(*batch)
         return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def _augment_in_steps(
+    padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int], mean: Tensor, std: Tensor, hole_size: int
+) -> Tensor:
+    images = normalize(crop_and_flip(padded, index, draws, size), mean, std)
+    return cutout(images, draws.holes, hole_size) if hole_size else images
+
+
+class Compiled:
+    """A function by `torch.compile`, or as it is where that finds no compiler, which is said in a warning.
+
+    Args:
+        function: of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._plain = function
+        self._function: Callable[..., Tensor] = torch.compile(function)
+        self._was_called = False
+
+    def __call__(self, *args: Any) -> Tensor:
+        """What the function makes of the arguments; it is compiled in the first call."""
+        if not self._was_called:
+            self._was_called = True
+            try:
+                self._function(*args)
+            except (RuntimeError, OSError) as error:  # of many kinds: no triton, no C compiler, no folder for its cache
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"{self._plain.__name__} is not compiled, and so takes longer: {reason}", stacklevel=2)
+                self._function = self._plain
+        return self._function(*args)
 
 
 class EvalLoader:
@@ -206,10 +254,10 @@ class EvalLoader:
         return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
 
 
-def _generator(entropy: tuple[int, ...], keys: tuple[int, ...]) -> torch.Generator:
+def _generator(entropy: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> torch.Generator:
     # the keys apart: as further entropy, (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
     state = np.random.SeedSequence(entropy, spawn_key=keys).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
+from support import needs_compiler, needs_gpu
 from torchvision.transforms import v2
 
-from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.resident import EpochSampler, EvalLoader, TrainLoader
+from cifar_resnets.data.augment import Augmentation, augment
+from cifar_resnets.data.resident import Compiled, EpochSampler, EvalLoader, TrainLoader
 from cifar_resnets.errors import ConfigurationError
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -83,6 +84,69 @@ def test_the_whole_pipeline_equals_a_plain_reference_image_by_image(augmentation
             np.testing.assert_array_equal(image, plain_augmented(images[label].numpy(), augmentation, *chance))
             position += 1
     assert position == len(loader) * 8 == 32
+
+
+AUGMENTATIONS = [
+    PLAIN,
+    FULL,
+    Augmentation(padding_mode="reflect", cutout_size=4),
+    Augmentation(cutout_holes=0, cutout_size=5),
+    Augmentation(alternating_flip=True, cutout_size=99),
+]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_in_one_go_as_on_a_gpu_it_is_the_same_to_the_last_bit(augmentation):
+    steps, one_go = train_loader(augmentation), train_loader(augmentation)
+    one_go._augment = augment
+    for epoch in (0, 5):
+        assert equal(at_epoch(one_go, epoch), at_epoch(steps, epoch))
+
+
+@needs_compiler
+@pytest.mark.parametrize("augmentation", [Augmentation(), FULL])
+def test_compiled_it_is_the_same_and_is_compiled_once(augmentation):
+    steps, compiled = train_loader(augmentation), train_loader(augmentation)
+    compiled._augment = Compiled(augment)
+    at_epoch(compiled, 0)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert equal(at_epoch(compiled, 5), at_epoch(steps, 5))
+
+
+def test_without_a_compiler_it_goes_on_as_it_is_and_says_so(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no compiler here\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    steps, one_go = train_loader(FULL), train_loader(FULL)
+    one_go._augment = Compiled(augment)
+    with pytest.warns(UserWarning, match="^augment is not compiled, and so takes longer: no compiler here$"):
+        assert equal(list(one_go), list(steps))
+    at_epoch(one_go, 1)  # says it once
+
+
+def test_memory_that_does_not_suffice_is_no_missing_compiler(monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("much")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    loader = train_loader()
+    loader._augment = Compiled(augment)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(iter(loader))
+
+
+@needs_gpu
+def test_on_a_gpu_it_is_drawn_there_and_gives_the_images_of_the_reference():
+    images = random_images()
+    loader = train_loader(FULL, images.cuda())
+    order, draws = loader.sampler.plan()
+    assert {part.device.type for part in (order, draws.corners, draws.flips, draws.holes)} == {"cuda"}
+    reference = train_loader(FULL)
+    reference.sampler.plan = lambda: (order.cpu(), draws.to(torch.device("cpu")))
+    for (found, labels), (expected, same) in zip(loader, reference, strict=True):
+        assert torch.equal(labels.cpu(), same)
+        assert torch.allclose(found.cpu(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_order_and_augmentation_follow_from_seed_and_epoch_alone():
