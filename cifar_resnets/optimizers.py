@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import timm.optim
 import torch
 from torch import nn
 
@@ -51,7 +50,9 @@ def build_optimizer(
                 args = {"fused": True, **args}
             return cls(groups, lr=lr, weight_decay=weight_decay, **args)
         _require_known(name)
-        return timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **args)
+        from timm.optim import create_optimizer_v2  # dozens of optimizers, of which most recipes need none
+
+        return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **args)
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise
@@ -100,7 +101,9 @@ def _torch_class(name: str) -> Callable[..., torch.optim.Optimizer] | None:
 
 
 def _require_known(name: str) -> None:
-    known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, timm.optim.list_optimizers())]
+    from timm.optim import list_optimizers
+
+    known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, list_optimizers())]
     if name.lower() not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f", did you mean {' or '.join(near)}?" if near else ""

@@ -6,23 +6,19 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from tensorboard.compat.proto.attr_value_pb2 import AttrValue
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.graph_pb2 import GraphDef
-from tensorboard.compat.proto.node_def_pb2 import NodeDef
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.versions_pb2 import VersionDef
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from cifar_resnets.analysis.network_graph import Node, network_graph
+from cifar_resnets.analysis.network_graph import network_graph
 from cifar_resnets.classifier import ImageClassifier
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 BEST = "val/acc_best"
 CLASSES = 10  # in a chart: lines of one run are told apart by symbols alone
@@ -104,6 +100,8 @@ class Dashboard(pl.Callback):
         assert isinstance(module, ImageClassifier)
         if not (writers := _writers(trainer)):
             return
+        from cifar_resnets.callbacks.graph_event import graph_def, graph_event  # TensorBoard: `--help` needs none of it
+
         with isolate_rng():  # which puts nothing back after an exception
             try:
                 graph = graph_def(network_graph(module.network, size))
@@ -112,7 +110,7 @@ class Dashboard(pl.Callback):
                 logger.warning("graph tab: %s cannot be shown: %s", module.hparams["network"], reason)
                 return
         for writer in writers:  # as SummaryWriter.add_graph does
-            writer._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))  # type: ignore[no-untyped-call]
+            writer._get_file_writer().add_event(graph_event(graph))  # type: ignore[no-untyped-call]
 
     # Time and throughput.
 
@@ -214,19 +212,6 @@ def scalars_layout(class_names: Sequence[str]) -> Layout:
 def _charts(tags: dict[str, Any]) -> dict[str, list[Any]]:
     # TensorBoard takes a tag for a regular expression, and what only begins with it as a match
     return {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in names]] for title, names in tags.items()}
-
-
-def graph_def(nodes: Sequence[Node]) -> Any:
-    """A graph as TensorBoard reads it, a `GraphDef`."""
-    return GraphDef(node=[_node_def(node) for node in nodes], versions=VersionDef(producer=22))
-
-
-def _node_def(node: Node) -> Any:
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in node.shape])
-    attributes = {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=[shape]))}
-    if node.settings:
-        attributes["settings"] = AttrValue(s=node.settings.encode())
-    return NodeDef(name=node.name, op=node.kind, input=node.inputs, attr=attributes)
 
 
 def _has_loggers(trainer: pl.Trainer) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from cifar_resnets.data.augment import Augmentation, Draws, augment, crop_and_flip, cutout, draw, normalize, pad
 from cifar_resnets.errors import ConfigurationError
@@ -265,9 +264,14 @@ def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -
 
 
 def _mixing(augmentation: Augmentation, num_classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
+    if not (augmentation.mixup_alpha or augmentation.cutmix_alpha):
+        return None
+    from torchvision.transforms import v2  # thirty modules that most recipes need not import
+
     choices: list[v2.Transform] = []
     if augmentation.mixup_alpha:
         choices.append(v2.MixUp(alpha=float(augmentation.mixup_alpha), num_classes=num_classes))
     if augmentation.cutmix_alpha:
         choices.append(v2.CutMix(alpha=float(augmentation.cutmix_alpha), num_classes=num_classes))
-    return v2.RandomChoice(choices) if choices else None
+    mixing: Callable[[Tensor, Tensor], Batch] = v2.RandomChoice(choices)
+    return mixing

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, OutputError
 from cifar_resnets.files import replacing
+from cifar_resnets.reports import FILE_NAME
 from cifar_resnets.reports.classes import (
     calibration,
     calibration_chart,
@@ -34,7 +35,6 @@ EXAMPLES = """
   cifar-resnets report logs/resnet20/version_0
   cifar-resnets report logs/resnet20/version_0 logs/resnet56/version_0 --output depth.html
 """
-FILE_NAME = "report.html"
 
 
 def run(args: list[str]) -> None:

@@ -15,7 +15,7 @@ from cifar_resnets.analysis.sandbox import plain_network
 from cifar_resnets.analysis.table import print_summary
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.reports.report import FILE_NAME, write_atomically, write_report
+from cifar_resnets.reports import FILE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class ReportWriter(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning
             return
         try:
+            from cifar_resnets.reports.report import write_report  # the report and Jinja: not before a test is over
+
             for each in trainer.loggers:
                 each.save()  # metrics.csv is written now and then only
             notes = self._write_layers(trainer, pl_module)
@@ -54,6 +56,8 @@ class ReportWriter(pl.Callback):
             return []
         table = io.StringIO()
         try:
+            from cifar_resnets.reports.report import write_atomically
+
             summary = summarize(plain_network(module.network), (3, *data.image_shape))
             print_summary(summary, "csv", Console(file=table))
             write_atomically(self.run_dir / "layers.csv", table.getvalue().encode())

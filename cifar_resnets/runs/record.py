@@ -16,8 +16,6 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch.utils.tensorboard.summary import hparams
 
 from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
@@ -168,6 +166,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
 
 
 def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) -> None:
+    from torch.utils.tensorboard.summary import hparams  # a hundred modules that `--help` need not import
+
     # TensorBoardLogger.log_hyperparams would log a first value of each metric, made up, at step 0
     logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
     writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
@@ -178,6 +178,8 @@ def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) 
 
 
 def _put_first(plugin_data: Any, names: Sequence[str]) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
     data = HParamsPluginData.FromString(plugin_data.content)
     for info in data.experiment.hparam_infos:
         info.differs = info.name in names

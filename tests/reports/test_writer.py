@@ -19,7 +19,7 @@ from torch import nn
 from cifar_resnets.callbacks.per_class import PerClassReport
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.reports import writer
+from cifar_resnets.reports import report
 from cifar_resnets.reports.writer import ReportWriter
 from cifar_resnets.summary import build
 
@@ -156,13 +156,13 @@ class Counter(pl.Callback):
         self.calls = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        original = writer.write_report
+        original = report.write_report
 
         def counted(*args: Any) -> None:
             self.calls += 1
             original(*args)
 
-        writer.write_report = counted
+        report.write_report = counted
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         (self.folder / f"rank{trainer.global_rank}-{'wrote' if self.calls == 1 else 'did-not'}").touch()
