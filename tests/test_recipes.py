@@ -46,6 +46,7 @@ def test_opens_with_what_one_must_know(recipe: Path) -> None:
 @pytest.mark.parametrize("hardware", HARDWARE, ids=name)
 def test_hardware_files_say_nothing_else(hardware: Path) -> None:
     config = yaml.safe_load(hardware.read_text())
+    assert config.pop("model", None) == ({"compile": None} if hardware.stem == "cpu" else None)
     assert set(config) == {"trainer"}
     assert set(config["trainer"]) <= {"accelerator", "devices", "num_nodes", "strategy", "precision", "benchmark"}
 
@@ -60,6 +61,32 @@ def test_he_et_al(recipe: str, steps: int) -> None:
     assert (data["batch_size"], data["val_fraction"], data["augment"]["crop_padding"]) == (128, 0.1, 4)
     warmup = model["schedule"]["init_args"].get("warmup_epochs", 0) * (45_000 // 128)
     assert warmup == pytest.approx(400 if recipe == "resnet110" else 0, rel=0.001)
+
+
+@pytest.mark.parametrize(("recipe", "lr", "decay"), [("speed94", 11.5, 0.0153), ("speed96", 9.0, 0.0153)])
+def test_the_published_rates_count_for_the_sum_of_the_losses_and_apart_from_each_other(
+    recipe: str, lr: float, decay: float
+) -> None:
+    """There a step is lr / (n (1 + 1 / (1 - momentum))) of the sum over n images, and decays by decay / lr of that."""
+    model = yaml.safe_load((ROOT / f"configs/recipes/{recipe}.yaml").read_text())["model"]
+    momentum = model["optimizer_args"]["momentum"]
+    assert model["lr"] == pytest.approx(lr / (1 + 1 / (1 - momentum)), rel=1e-3)
+    assert model["weight_decay"] == pytest.approx(decay / lr, rel=5e-3)
+
+
+FAST = ("speed94", "speed96", "custom_resnet_fast")
+
+
+@pytest.mark.parametrize("recipe", FAST)
+def test_the_fast_recipes_train_and_tell_both_accuracies(cli: Callable[..., Result], recipe: str) -> None:
+    narrow = {} if recipe.startswith("custom") else {"widths": [8, 8], "depth": 2}
+    result = cli(
+        *("fit", "-c", str(ROOT / f"configs/recipes/{recipe}.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
+        *("--data", "Digits", "--data.num_train", "64", "--data.batch_size", "16", "--trainer.max_epochs", "2"),
+        *("--model.network_args", str(narrow), "--explain", "null"),
+    )
+    assert (result.status, result.err) == (0, "")
+    assert "test by model.tta" in result.out
 
 
 def test_identity_mappings_trains_as_resnet110() -> None:
