@@ -505,6 +505,17 @@ def test_a_compiled_training_learns_the_same(mode):
         assert figures[name].item() == pytest.approx(same[name].item(), rel=1e-6, nan_ok=True), name
 
 
+@needs_compiler
+def test_the_runs_of_a_process_are_compiled_once():
+    def fit() -> None:
+        network = tiny(schedule=OneCycle(), compile="default", fast=True)
+        trainer(max_epochs=2).fit(network, Blobs(augment=None))
+
+    fit()
+    with torch.compiler.set_stance("fail_on_recompile"):  # after eight times, torch would no longer compile at all
+        fit()
+
+
 @needs_gpu
 @pytest.mark.parametrize(("clip", "fused"), [(None, True), (0.5, None)])
 def test_on_a_gpu_the_optimizer_is_one_kernel_unless_gradients_are_clipped(clip, fused):

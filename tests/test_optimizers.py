@@ -186,3 +186,31 @@ def test_what_is_no_optimizer_is_refused(name):
 def test_an_argument_that_the_optimizer_does_not_take_is_named(name, args, culprit):
     with pytest.raises(ConfigurationError, match=rf"model\.optimizer {name}: .*{culprit}"):
         build_optimizer(small_network(), name, 0.1, 0.0, optimizer_args=args)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_fused_optimizer_makes_the_same_steps(name: str) -> None:
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(5, 3).double()
+        optimizer = build_optimizer(network, name, 0.1, 0.01, fused=fused)
+        assert bool(optimizer.defaults["fused"]) is fused
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(torch.ones(2, 5, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+        weights.append(network.weight.detach())
+    assert torch.allclose(*weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize("args", [{"foreach": True}, {"fused": False}])
+def test_what_the_user_says_of_an_optimizers_kernels_counts(args: dict[str, bool]) -> None:
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), "SGD", 0.1, 0.0, optimizer_args=args, fused=True)
+    assert not optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize("name", ["NAdam", "lamb"])
+def test_an_optimizer_that_cannot_be_fused_stays_as_it_is(name: str) -> None:
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), name, 0.1, 0.0, fused=True)
+    assert not optimizer.defaults.get("fused")

@@ -126,7 +126,9 @@ def make_step(
     images = torch.randn(batch_size, 3, 32, 32, device=device).contiguous(memory_format=layout)
     labels = torch.arange(batch_size, device=device) % NUM_CLASSES
     # a small rate: figures that overflow would take another time on a CPU
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    options |= {"fused": True} if device.type == "cuda" else {}  # as `fit` has it
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, **options)
     loss_of: Any = functools.partial(batch_loss, network)
     if mode is not None:
         loss_of = torch.compile(loss_of, mode=mode)
