@@ -31,7 +31,7 @@ def build_optimizer(
     Args:
         network: whose parameters that require a gradient are optimised.
         name: a class of `torch.optim` spelt as there (`SGD`, `AdamW`), or one of `timm.optim.list_optimizers()`
-            (`lamb`, `muon`); SGD comes with momentum 0.9 and Nesterov.
+            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead); SGD comes with momentum 0.9 and Nesterov.
         lr: learning rate.
         weight_decay: factor of the decay.
         decay_norm_and_bias: decay all parameters; otherwise leave out biases and those of normalisation layers.
@@ -104,7 +104,7 @@ def _require_known(name: str) -> None:
     from timm.optim import list_optimizers
 
     known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, list_optimizers())]
-    if name.lower() not in known:
+    if name.lower().removeprefix("lookahead_") not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f", did you mean {' or '.join(near)}?" if near else ""
         raise ConfigurationError(f"model.optimizer: {name!r} is neither in torch.optim nor in timm.optim{hint}")

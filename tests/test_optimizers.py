@@ -214,3 +214,25 @@ def test_what_the_user_says_of_an_optimizers_kernels_counts(args: dict[str, bool
 def test_an_optimizer_that_cannot_be_fused_stays_as_it_is(name: str) -> None:
     optimizer = build_optimizer(torch.nn.Linear(2, 2), name, 0.1, 0.0, fused=True)
     assert not optimizer.defaults.get("fused")
+
+
+def test_look_ahead_goes_half_of_the_way_of_six_steps() -> None:
+    """Zhang et al. (2019), "Lookahead Optimizer: k steps forward, 1 step back"; timm's begins after the first six."""
+    weights: dict[str, list[torch.Tensor]] = {"sgd": [], "lookahead_sgd": []}
+    for name, steps in weights.items():
+        torch.manual_seed(0)
+        network = torch.nn.Linear(5, 3)
+        optimizer = build_optimizer(network, name, 0.01, 0.0)
+        for _ in range(12):
+            optimizer.zero_grad()
+            network(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+            steps.append(network.weight.detach().clone())
+    plain, ahead = weights.values()
+    assert torch.equal(ahead[10], plain[10])
+    assert torch.allclose(ahead[11], plain[5] + 0.5 * (plain[11] - plain[5]))
+
+
+def test_an_optimizer_that_is_not_there_cannot_look_ahead() -> None:
+    with pytest.raises(ConfigurationError, match="'lookahead_sdg' is neither in torch.optim nor in timm.optim"):
+        build_optimizer(torch.nn.Linear(5, 3), "lookahead_sdg", 0.1, 0.0)
