@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from benchmark_trainer import machine, positive
+from benchmarks.shared import machine, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = "import torch, lightning.pytorch, torchvision, timm, torchmetrics"

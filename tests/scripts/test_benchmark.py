@@ -7,6 +7,7 @@ import csv
 import itertools
 import logging
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -409,3 +410,10 @@ def test_without_a_gpu_there_is_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "there is no gpu on this machine, give cpu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "scripts").glob("benchmark_*.py")), ids=lambda path: path.stem
+)
+def test_the_scripts_of_one_subject_find_what_they_share(path: Path) -> None:
+    runpy.run_path(str(path), run_name="imported")
