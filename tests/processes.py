@@ -20,7 +20,10 @@ from support import Result
 from cifar_resnets.__main__ import main
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["cifar_resnets.cli", "tensorboard.compat", "sklearn.datasets", "importlib.readers"])
+# what a command imports late is there, too: a process of another user may not be allowed to read it
+_LATE = ["cifar_resnets.reports.report", "cifar_resnets.callbacks.graph_event", "torch.utils.tensorboard.summary"]
+_LATE += ["tensorboard.plugins.hparams.plugin_data_pb2", "sklearn.datasets", "importlib.readers"]
+_server.set_forkserver_preload(["cifar_resnets.cli", "tensorboard.compat", *_LATE])
 
 
 class Process:
