@@ -34,7 +34,8 @@ class Process:
         cwd: folder that it runs in.
         env: more variables of its environment; None takes one out.
         uid: of the user that it runs as, if it is not to be this one.
-        before: called in the process before the command line, to inject a fault; a function of a module.
+        before: called in the process before the command line, to inject a fault; a function of a module that is no
+            test's, which the process could not import.
     """
 
     def __init__(
