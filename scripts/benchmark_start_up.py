@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from benchmarks.shared import machine, positive
+from benchmarks.shared import machine, positive, table
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = "import torch, lightning.pytorch, torchvision, timm, torchmetrics"
@@ -53,7 +53,7 @@ COMMANDS: dict[str, list[str]] = {
     "import lightning.pytorch": [f"import lightning.pytorch{MODULES}"],
     BARE: [LIBRARIES + MODULES],
     "`fit --help`": [CLI, "fit", "--help"],
-    "`fit` of the quickstart to its first step": [CLI, "fit", "-c", RECIPE, "--trainer.accelerator", "cpu"],
+    "quickstart to its first step": [CLI, "fit", "-c", RECIPE, "--trainer.accelerator", "cpu"],
 }
 IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)")
 
@@ -103,16 +103,17 @@ def expensive_imports(name: str, number: int = 10) -> dict[str, float]:
     return dict(sorted(spent.items(), key=lambda item: -item[1])[:number])
 
 
-def table(costs: dict[str, Cost], imports: dict[str, dict[str, float]]) -> str:
-    """Both results in Markdown."""
-    rows = ["| process | seconds | CPU seconds | modules | to all libraries |", "|---|---:|---:|---:|---:|"]
-    for name, cost in costs.items():
-        ratio = cost.seconds / costs[BARE].seconds
-        rows.append(f"| {name} | {cost.seconds:.2f} | {cost.cpu_seconds:.2f} | {cost.modules:.0f} | {ratio:.2f} |")
+def markdown(costs: dict[str, Cost], imports: dict[str, dict[str, float]]) -> str:
+    """Both results as tables."""
+    rows = [
+        [name, f"{c.seconds:.2f}", f"{c.cpu_seconds:.2f}", f"{c.modules:.0f}", f"{c.seconds / costs[BARE].seconds:.2f}"]
+        for name, c in costs.items()
+    ]
+    parts = [table(["process", "seconds", "CPU seconds", "modules", "to libraries"], rows)]
     for name, spent in imports.items():
-        rows += ["", f"imports of {name} beyond the libraries, by package:", "", "| package | ms |", "|---|---:|"]
-        rows += [f"| {package} | {milliseconds:.0f} |" for package, milliseconds in spent.items()]
-    return "\n".join(rows)
+        parts.append(f"Imports of {name} beyond the libraries, by package:")
+        parts.append(table(["package", "ms"], [[package, f"{ms:.0f}"] for package, ms in spent.items()]))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -124,7 +125,7 @@ def main() -> None:
     costs = medians(args.rounds)
     imports = {name: expensive_imports(name) for name, command in COMMANDS.items() if command[0] == CLI}
     where = machine(torch.device("cpu"))
-    print(table(costs, imports), "", *where.split("; "), sep="\n")
+    print(markdown(costs, imports), "", *where.split("; "), sep="\n")
     if args.json is not None:
         figures = {
             "machine": where,

@@ -151,8 +151,8 @@ def make_transforms() -> dict[str, Callable[[Image.Image], torch.Tensor]]:
     scaled = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     return {
         BASELINE: transforms.Compose([*old, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]),
-        "v2 transforms of PIL images": v2.Compose([*new, v2.ToImage(), *scaled]),
-        "v2 transforms of tensors": v2.Compose([v2.ToImage(), *new, *scaled]),
+        "v2 on PIL images": v2.Compose([*new, v2.ToImage(), *scaled]),
+        "v2 on tensors": v2.Compose([v2.ToImage(), *new, *scaled]),
     }
 
 
