@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from cifar_resnets import __version__
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.memory import keep_freed_memory
 from cifar_resnets.runs.job import rank_by_environment, requeue
 from cifar_resnets.runs.ranks import RANKS, one_word, output_error
 from cifar_resnets.runs.signals import SIGNALS_OF_PROCESS, Stopped
@@ -65,6 +66,7 @@ def _run(args: list[str], debug: bool) -> None:
     try:
         if args[0] not in COMMANDS:
             raise ConfigurationError(f"{args[0]!r} is not a command, give one of {', '.join(COMMANDS)}")
+        keep_freed_memory()
         with SIGNALS_OF_PROCESS.installed():
             _runner(args[0])(args)
     except Stopped as stop:

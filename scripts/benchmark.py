@@ -5,6 +5,7 @@ From the repository's folder, on a machine that does nothing else:
     python scripts/benchmark.py data
     python scripts/benchmark.py trainer --network cifar_resnet18 --accelerator gpu --precision bf16-mixed
     python scripts/benchmark.py networks --batch-sizes 128 1024
+    python scripts/benchmark.py memory
     python scripts/benchmark.py time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/gpu.yaml
 """
 
@@ -22,10 +23,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
-from benchmarks import data, networks, time_to_accuracy, trainer
+from benchmarks import data, memory, networks, time_to_accuracy, trainer
 from benchmarks.shared import describe, machine_paragraph, positive
 
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.memory import keep_freed_memory
 from cifar_resnets.runs.ranks import output_error
 from cifar_resnets.runs.signals import Stopped
 
@@ -33,6 +35,7 @@ PARTS: dict[str, ModuleType] = {
     "data": data,
     "trainer": trainer,
     "networks": networks,
+    "memory": memory,
     "time_to_accuracy": time_to_accuracy,
 }
 
@@ -84,6 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is known after a part has run."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every command does
     load = os.getloadavg()[0]  # before the first measurement
     figures = PARTS[args.benchmark].measure(args)
     given = {name: value for name, value in vars(args).items() if name not in ("benchmark", "json", "markdown")}

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -25,6 +26,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++"))), reason="NOT TESTED COMPILED: there is no C++ compiler"
 )
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 TINY_NETWORK = {"depths": [1], "widths": [8], "stem_width": 8}
 # the smallest run: one stage of one block, few images, one epoch
 TINY = f"""

@@ -114,15 +114,20 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
     return (size - 1) - (positions.abs() - (size - 1)).abs()
 
 
+def with_mirrored(images: Tensor) -> Tensor:
+    """Images (n, h, w, c), and after them the mirror image of each (2n, h, w, c)."""
+    return torch.cat([images, images.flip(2)])
+
+
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
     """Takes images by index, each cropped at its corner and mirrored where its flip says so.
 
-    Two gathers do it, without a loop or a device synchronisation: one of rows of pixels, which may begin at any pixel,
-    and one of whole images, from all of them and their mirror images.
+    One gather does it, of rows of pixels that may begin at any pixel, without a loop or a device synchronisation.
 
     Args:
-        padded: uint8 (N, H, W, c), contiguous.
-        index: (n,) which images.
+        padded: uint8 (2N, H, W, c), contiguous: images and their mirror images, see `with_mirrored`; or (N, H, W, c)
+            where no flip is true.
+        index: (n,) which of the N images.
         draws: n draws.
         size: height and width of the result.
 
@@ -135,11 +140,11 @@ def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, 
     num_runs = num_padded * full_height * full_width - width + 1
     runs = padded.as_strided((num_runs, width * channels), (channels, 1))
     rows = draws.corners[:, :1] + torch.arange(height, device=padded.device)  # (n, h)
-    starts = (index[:, None] * full_height + rows) * full_width + draws.corners[:, 1:]
-    images = runs.index_select(0, starts.flatten()).view(-1, height, width, channels)
-    both = torch.cat([images, images.flip(2)]).flatten(1)  # (2n, h * w * c)
-    choice = draws.flips * len(index) + torch.arange(len(index), device=padded.device)
-    return both.index_select(0, choice).view_as(images)
+    left, right = draws.corners[:, 1], full_width - width - draws.corners[:, 1]
+    columns = torch.where(draws.flips, right, left)  # a mirror image is cropped from the other side
+    which = index + draws.flips * (num_padded // 2)
+    starts = (which[:, None] * full_height + rows) * full_width + columns[:, None]
+    return runs.index_select(0, starts.flatten()).view(-1, height, width, channels)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ def augment(
     To the last bit what `crop_and_flip`, `normalize` and `cutout` make one after the other, which is faster on a CPU.
 
     Args:
-        padded: uint8 (N, H, W, c), contiguous.
+        padded: uint8 (N, H, W, c), contiguous; no mirror images are needed.
         index: (n,) which images.
         draws: n draws.
         size: height and width of the result.

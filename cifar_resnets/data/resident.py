@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_resnets.data.augment import Augmentation, Draws, augment, crop_and_flip, cutout, draw, normalize, pad
+from cifar_resnets.data.augment import (
+    Augmentation,
+    Draws,
+    augment,
+    crop_and_flip,
+    cutout,
+    draw,
+    normalize,
+    pad,
+    with_mirrored,
+)
 from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
@@ -117,7 +127,8 @@ class TrainLoader:
         self._augment = Compiled(augment) if on_gpu else _augment_in_steps
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._augmentation = augmentation
-        self._padded = pad(images, augmentation)
+        mirrors = augmentation.flip and not on_gpu
+        self._padded = pad(with_mirrored(images) if mirrors else images, augmentation)
         self._labels = labels
         self._mean, self._std = _on_pixel_scale(mean, std, images.device)
         self._mix = _mixing(augmentation, num_classes)

@@ -6,6 +6,8 @@ import argparse
 import math
 import os
 import platform
+import resource
+import sys
 import textwrap
 import time
 from collections.abc import Iterable, Sequence
@@ -103,6 +105,12 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_rss_mib() -> float:
+    """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def machine(device: torch.device) -> str:

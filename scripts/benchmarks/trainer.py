@@ -12,9 +12,7 @@ import argparse
 import contextlib
 import functools
 import io
-import resource
 import statistics
-import sys
 import tempfile
 from typing import Any
 
@@ -31,6 +29,7 @@ from benchmarks.shared import (
     device_of,
     now,
     paragraph,
+    peak_rss_mib,
     plural,
     positive,
     table,
@@ -163,12 +162,6 @@ def resident_loader(args: argparse.Namespace, device: torch.device) -> TrainLoad
         seed=0,
         num_classes=NUM_CLASSES,
     )
-
-
-def peak_rss_mib() -> float:
-    """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def markdown(report: dict[str, Any]) -> str:

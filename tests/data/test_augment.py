@@ -4,7 +4,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tvf
 
-from cifar_resnets.data.augment import Augmentation, Draws, crop_and_flip, cutout, draw, normalize, pad
+from cifar_resnets.data.augment import Augmentation, Draws, crop_and_flip, cutout, draw, normalize, pad, with_mirrored
 from cifar_resnets.errors import ConfigurationError
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -57,7 +57,7 @@ def test_crop_and_flip_equal_a_reference_image_by_image(mode, reference, padding
     images = random_images(30, size)
     index = torch.randint(30, (50,), generator=seeded(1))  # out of order, some twice, some never
     draws = draw(augmentation, 50, size, seeded(2))
-    result = crop_and_flip(pad(images, augmentation), index, draws, size)
+    result = crop_and_flip(pad(with_mirrored(images), augmentation), index, draws, size)
     assert result.shape == (50, *size, 3) and result.dtype == torch.uint8
     for i, corner, flip, got in zip(index, draws.corners.tolist(), draws.flips.tolist(), result, strict=True):
         np.testing.assert_array_equal(got.numpy(), reference(images[i].numpy(), padding, corner, flip))
@@ -68,7 +68,7 @@ def test_every_corner_and_both_flips_of_a_small_image():
     image = random_images(1, size)
     corners = torch.cartesian_prod(torch.arange(5), torch.arange(5)).repeat(2, 1)
     draws = Draws(corners, torch.arange(50) >= 25, torch.zeros(50, 1, 2, dtype=torch.long))
-    result = crop_and_flip(pad(image, augmentation), torch.zeros(50, dtype=torch.long), draws, size)
+    result = crop_and_flip(pad(with_mirrored(image), augmentation), torch.zeros(50, dtype=torch.long), draws, size)
     for corner, flip, got in zip(corners.tolist(), draws.flips.tolist(), result, strict=True):
         np.testing.assert_array_equal(got.numpy(), pillow_crop_and_flip(image[0].numpy(), 2, corner, flip))
 
@@ -77,7 +77,8 @@ def test_without_padding_and_flip_an_image_stays_what_it_is():
     augmentation = Augmentation(crop_padding=0, flip=False)
     images = random_images(8, (6, 4))
     draws = draw(augmentation, 8, (6, 4), seeded())
-    assert torch.equal(crop_and_flip(pad(images, augmentation), torch.arange(8), draws, (6, 4)), images)
+    for given in (images, with_mirrored(images)):
+        assert torch.equal(crop_and_flip(pad(given, augmentation), torch.arange(8), draws, (6, 4)), images)
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from benchmarks import data, networks, time_to_accuracy, trainer
-from support import TINY, Result, read_json
+from benchmarks import data, memory, networks, time_to_accuracy, trainer
+from support import TINY, Result, needs_glibc, read_json
 
 from cifar_resnets.callbacks import dashboard
 from cifar_resnets.classifier import ImageClassifier
@@ -238,6 +238,46 @@ def test_the_budget_decides_how_many_steps(monkeypatch: pytest.MonkeyPatch) -> N
         "warm_up_seconds": 6.0,
     }
     assert len(steps) == 2 + 3 + 1 + 10
+
+
+# Memory.
+
+
+def test_medians_of_both_ways_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def measured(name: str, keeps: bool, args: argparse.Namespace) -> dict[str, float]:
+        asked.append(keeps)
+        rate = (30.0, 20.0, 10.0)[len(asked) // 2 % 3] * (3 if keeps else 1)
+        return {"images_per_second": rate, "faults_per_step": 5.0 - keeps, "peak_rss_mib": 100.0 + keeps}
+
+    monkeypatch.setattr(memory, "in_own_process", measured)
+    by_default, kept = memory.make_rows("cifar_resnet20", argparse.Namespace(rounds=3))
+    assert asked == [False, True] * 3
+    assert sorted(by_default["rounds"]) == [10.0, 20.0, 30.0] and by_default["images_per_second"] == 20.0
+    assert (by_default["ratio"], kept["ratio"]) == (1.0, kept["images_per_second"] / 20.0)
+    assert (by_default["faults_per_step"], kept["faults_per_step"], kept["peak_rss_mib"]) == (5.0, 4.0, 101.0)
+
+
+@needs_glibc
+def test_steps_that_keep_their_memory_and_steps_that_do_not(report: Callable[..., tuple[Any, str]]) -> None:
+    args = ["--networks", "cifar_custom_resnet", "--batch-size", "32", "--rounds", "1", "--seconds", "0.01"]
+    figures, text = report("memory", *args)
+    by_default, kept = figures["rows"]
+    assert kept["faults_per_step"] < 0.2 * by_default["faults_per_step"]
+    assert cells(text, "cifar_custom_resnet")[2] == f"{by_default['faults_per_step']:,.0f}"
+    assert cells(text, "the same, kept")[4] == f"{kept['images_per_second'] / by_default['images_per_second']:.2f}"
+    assert widest(text) <= 80
+
+
+def test_memory_that_is_not_to_be_kept(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1000")
+    args = ["--networks", "cifar_resnet20", "--batch-size", "2", "--rounds", "1", "--seconds", "0.01"]
+    result = run("memory", *args)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == (
+        "benchmark.py memory: memory: takes glibc, without MALLOC_... or glibc.malloc in the environment\n"
+    )
 
 
 # Time to accuracy.
