@@ -15,6 +15,7 @@ from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
+from cifar_resnets.memory import keep_freed_memory
 
 WARM_UP = 3  # validations after which everything is imported, and every cache filled
 
@@ -42,6 +43,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as run_dir:
         main(run_dir)
