@@ -17,8 +17,8 @@ def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
 
     A training step allocates and frees hundreds of megabytes of activations. By default glibc gives large blocks back
     to the operating system at once, and the next step gets them page by page, each filled with zeros by the kernel:
-    on a CPU that was seen to take a tenth to a third of a step. `scripts/benchmark.py memory` measures that, and the
-    peak, which is hardly higher. Who has set glibc's own variables keeps his settings.
+    on a CPU that was seen to take an eighth to a quarter of a step, see `scripts/benchmark.py memory`. The price is a
+    peak that is higher by some hundred megabytes in a run. Who has set glibc's own variables keeps his settings.
 
     Args:
         environ: the environment's variables.

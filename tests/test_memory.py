@@ -58,7 +58,7 @@ def test_a_step_gets_the_memory_of_the_step_before() -> None:
 
 @needs_glibc
 @pytest.mark.parametrize(
-    "env", [{name: "1000000"} for name in OWN] + [{"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}], ids=str
+    "env", [{name: "1000000"} for name in OWN] + [{"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}], ids=str
 )
 def test_settings_of_the_user_s_own_are_left(env: dict[str, str]) -> None:
     assert steps("kept", **env)[0] == "False"

@@ -84,6 +84,9 @@ class TrainLoader:
     The images of a step, and what is done to each, are the same for any number of ranks: each rank takes its part of
     the global batch. Only mixup and CutMix pair the images within a rank.
 
+    An image takes (h + 2p) * (w + 2p) * c bytes for a crop padded by p; on a CPU twice that with flips, for its mirror
+    image lies beside it.
+
     Args:
         images: uint8 (n, h, w, c) on the device that is to train.
         labels: int64 (n,).
