@@ -35,6 +35,7 @@ from benchmarks.shared import (
     percent,
     plural,
     positive,
+    span,
     table,
     verdict,
 )
@@ -264,13 +265,11 @@ def cpu_table(rows: list[dict[str, Any]]) -> str:
     """Images a second, and their ratio to the baseline's."""
     return table(
         ["loader", "workers", "images/s", "lowest to highest", "ratio"],
-        [[r["name"], str(r["workers"]), f"{r['images_per_second']:,.0f}", span(r), f"{r['ratio']:.1f}"] for r in rows],
+        [
+            [r["name"], str(r["workers"]), f"{r['images_per_second']:,.0f}", span(r["rounds"]), f"{r['ratio']:.1f}"]
+            for r in rows
+        ],
     )
-
-
-def span(row: dict[str, Any]) -> str:
-    """The lowest and the highest rate."""
-    return f"{min(row['rounds']):,.0f} to {max(row['rounds']):,.0f}"
 
 
 def cpu_verdict(row: dict[str, Any], goal: float) -> str:

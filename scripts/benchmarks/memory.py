@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.networks import make_step, require_known, seconds_of
-from benchmarks.shared import above_zero, paragraph, peak_rss_mib, plural, positive, table
+from benchmarks.shared import above_zero, paragraph, peak_rss_mib, plural, positive, span, table
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.memory import keep_freed_memory
 
@@ -99,7 +99,6 @@ def markdown(report: dict[str, Any]) -> str:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """A row in words."""
-    span = f"{min(row['rounds']):,.0f} to {max(row['rounds']):,.0f}"
     figures = [f"{row['faults_per_step']:,.0f}", f"{row['peak_rss_mib']:,.0f}", f"{row['ratio']:.2f}"]
     name = "the same, kept" if WAYS[row["memory"]] else row["network"]
-    return [name, f"{row['images_per_second']:,.0f}", span, *figures]
+    return [name, f"{row['images_per_second']:,.0f}", span(row["rounds"]), *figures]

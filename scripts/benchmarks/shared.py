@@ -164,6 +164,11 @@ def percent(part: float, digits: int = 2) -> str:
     return f"{part:.{digits}%}".replace("%", " %")
 
 
+def span(rates: Sequence[float]) -> str:
+    """The lowest and the highest of some rates."""
+    return f"{min(rates):,.0f} to {max(rates):,.0f}"
+
+
 def plural(number: int, what: str) -> str:
     """A number of things: 1 run, 2 runs."""
     return f"{number:,} {what}{'s' if number != 1 else ''}"

@@ -32,6 +32,7 @@ from benchmarks.shared import (
     peak_rss_mib,
     plural,
     positive,
+    span,
     table,
     verdict,
 )
@@ -167,9 +168,7 @@ def resident_loader(args: argparse.Namespace, device: torch.device) -> TrainLoad
 def markdown(report: dict[str, Any]) -> str:
     """The figures as a table, with the ratio and what was trained."""
     rows = [
-        [name, f"{report['images_per_second'][key]:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"]
-        for key, name in NAMES.items()
-        for rates in [report["rounds"][key]]
+        [name, f"{report['images_per_second'][key]:,.0f}", span(report["rounds"][key])] for key, name in NAMES.items()
     ]
     given, goal = report["arguments"], report["target"]
     figures = f"ratio {report['ratio']:.3f} ({verdict(report['ratio'] >= goal, f'{goal:g}')})"
