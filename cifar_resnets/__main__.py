@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cifar_resnets import __version__
-from cifar_resnets.errors import ConfigurationError, UserError
-from cifar_resnets.memory import keep_freed_memory
-from cifar_resnets.runs.job import rank_by_environment, requeue
-from cifar_resnets.runs.ranks import RANKS, one_word, output_error
-from cifar_resnets.runs.signals import SIGNALS_OF_PROCESS, Stopped
+from cifar_resnets.distributed.ranks import RANKS, one_word
+from cifar_resnets.distributed.scheduler import rank_by_environment, requeue
+from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
+from cifar_resnets.errors import ConfigurationError, UserError, output_error
+from cifar_resnets.support.malloc import keep_freed_memory
 
 COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
@@ -87,22 +87,22 @@ def _run(args: list[str], debug: bool) -> None:
 def _runner(command: str) -> Callable[[list[str]], None]:
     """What runs a subcommand: torch takes seconds to import, lightning some more."""
     if command == "summary":
-        from cifar_resnets.summary import run as run_summary
+        from cifar_resnets.cli.summary import run as run_summary
 
         return run_summary
     if command == "report":
-        from cifar_resnets.reports.report import run as run_report
+        from cifar_resnets.cli.report import run as run_report
 
         return run_report
     if command == "collect":
-        from cifar_resnets.reports.collection import run as run_collect
+        from cifar_resnets.cli.collect import run as run_collect
 
         return run_collect
     if command == "find-lr":
-        from cifar_resnets.find_lr import run as run_find_lr
+        from cifar_resnets.cli.find_lr import run as run_find_lr
 
         return run_find_lr
-    from cifar_resnets.cli import run
+    from cifar_resnets.cli.train import run
 
     return run
 

@@ -3,6 +3,11 @@
 A message is one line that says what is wrong, where (file, key, value), and the remedy.
 """
 
+from __future__ import annotations
+
+import errno
+import os
+
 
 class UserError(ValueError):
     """Base of the errors that a user can cause and mend."""
@@ -59,3 +64,16 @@ def require(section: str, condition: bool, name: str, value: object, allowed: st
     """
     if not condition:
         raise ConfigurationError(f"{section}.{name}: {value} is not allowed, give {allowed}")
+
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+
+
+CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
+
+
+def output_error(error: OSError) -> OutputError | None:
+    """What the user can mend when a file could not be written; None for an error of another kind."""
+    if error.errno not in CANNOT_WRITE:
+        return None
+    return OutputError(f"{os.fsdecode(error.filename or 'output')}: {error.strerror}")

@@ -26,10 +26,9 @@ import torch
 from benchmarks import data, memory, networks, time_to_accuracy, trainer
 from benchmarks.shared import describe, machine_paragraph, positive
 
-from cifar_resnets.errors import ConfigurationError, UserError
-from cifar_resnets.memory import keep_freed_memory
-from cifar_resnets.runs.ranks import output_error
-from cifar_resnets.runs.signals import Stopped
+from cifar_resnets.distributed.signals import Stopped
+from cifar_resnets.errors import ConfigurationError, UserError, output_error
+from cifar_resnets.support.malloc import keep_freed_memory
 
 PARTS: dict[str, ModuleType] = {
     "data": data,

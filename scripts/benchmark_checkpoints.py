@@ -25,12 +25,12 @@ from benchmark_explanations import Epochs, timed
 from benchmarks.fit import Noise, quiet_trainer
 from benchmarks.shared import device_of, machine, positive
 
-from cifar_resnets import checkpoint_file
+from cifar_resnets.callbacks.exact_resume import Continuation
+from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
+from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.runs.continuation import Continuation
-from cifar_resnets.runs.guards import NonfiniteGuard
-from cifar_resnets.runs.last_checkpoint import LastCheckpoint
-from cifar_resnets.schedules import OneCycle
+from cifar_resnets.runs import checkpoint_file
+from cifar_resnets.training.schedules import OneCycle
 
 TARGET = 0.02
 PARTS = {"torch.save": (torch, "save"), "SHA-256": (hashlib, "sha256"), "fsync": (os, "fsync")}

@@ -28,8 +28,8 @@ from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.explanations import Explanations
-from cifar_resnets.schedules import OneCycle
+from cifar_resnets.cli.default_callbacks import Explanations
+from cifar_resnets.training.schedules import OneCycle
 
 TARGET = 0.02
 NUM_VAL = 5000

@@ -18,8 +18,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar_resnets.analysis.heatmaps import choose_layer, heatmaps
-from cifar_resnets.models import create_network
+from cifar_resnets.cam.gradcam import choose_layer, heatmaps
+from cifar_resnets.models.registry import create_network
 
 NUM_CLASSES = 10
 TARGET = 3.0  # times as many images a second

@@ -22,7 +22,7 @@ from benchmarks.shared import device_of, machine, now, positive
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.schedules import OneCycle
+from cifar_resnets.training.schedules import OneCycle
 
 FACTOR, CONSTANT = 1.15, 2.0  # the target: at most so many times the steps' time, plus so many seconds
 

@@ -37,7 +37,7 @@ class FirstStep(pl.Callback):
     def on_train_batch_start(self, *args):
         print("modules", len(sys.modules), flush=True)
         os._exit(0)
-from cifar_resnets.cli import CLI
+from cifar_resnets.cli.train import CLI
 def add_callback(self, **kwargs):
     trainer = build(self, **kwargs)
     trainer.callbacks.insert(0, FirstStep())

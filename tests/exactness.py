@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
 # everything that has a state of its own: 200 images, 5 steps an epoch
 RICH = """

@@ -21,11 +21,11 @@ from support import TINY_NETWORK
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_resnets.analysis.lr_search import Search
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.schedules import OneCycle
+from cifar_resnets.training.lr_search import Search
+from cifar_resnets.training.schedules import OneCycle
 
 NAMES = list("0123456789")
 FOUND = OneCycle(lr_min="found")

@@ -15,7 +15,7 @@ from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.memory import keep_freed_memory
+from cifar_resnets.support.malloc import keep_freed_memory
 
 WARM_UP = 3  # validations after which everything is imported, and every cache filled
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar_resnets.analysis.fields import Axis
-from cifar_resnets.analysis.tracing import trace
+from cifar_resnets.receptive_field.fields import Axis
+from cifar_resnets.receptive_field.tracer import trace
 
 AXES = ("height", "width")
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cifar_resnets.metrics import wilson_interval
+from cifar_resnets.evaluation.metrics import wilson_interval
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -119,11 +119,11 @@ def write_record(folder: Path, seed: int, num_epochs: int) -> None:
         "python": "3.11.7",
         "platform": "Linux-6.1-x86_64",
         "packages": {"torch": "2.15.0", "timm": None},
-        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": [" M cifar_resnets/cli.py"]},
+        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": [" M cifar_resnets/cli/train.py"]},
         "seed": seed,
     }
     (folder / "run.json").write_text(json.dumps(record))
-    schedule = {"class_path": "cifar_resnets.schedules.OneCycle", "init_args": {"peak_epoch": None}}
+    schedule = {"class_path": "cifar_resnets.training.schedules.OneCycle", "init_args": {"peak_epoch": None}}
     model = {"network": "cifar_resnet20", "network_args": None, "optimizer": "SGD", "lr": 0.1, "weight_decay": 5e-4}
     data = {"class_path": "cifar_resnets.data.digits.Digits", "init_args": {"batch_size": 64, "num_train": 400}}
     config = {"seed_everything": seed, "model": {**model, "schedule": schedule}, "data": data}

@@ -14,7 +14,7 @@ FINDER = {
     "init_args": {"method": "valley", "num_steps": 100},
 }
 ONE_CYCLE = {
-    "class_path": "cifar_resnets.schedules.OneCycle",
+    "class_path": "cifar_resnets.training.schedules.OneCycle",
     "init_args": {"peak_fraction": 0.3, "div_factor": 25.0, "lr_min": None},
 }
 CONFIG: dict[str, Any] = {
@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
         "network": "cifar_resnet20",
         "network_args": None,
         "lr": 0.05,
-        "schedule": {"class_path": "cifar_resnets.schedules.Cosine", "init_args": {"warmup_epochs": 0.0}},
+        "schedule": {"class_path": "cifar_resnets.training.schedules.Cosine", "init_args": {"warmup_epochs": 0.0}},
     },
     "data": {
         "class_path": "cifar_resnets.data.cifar.CIFAR10",

@@ -15,15 +15,15 @@ from support import Synchronisations, needs_compiler, needs_gpu
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, DivergenceError
-from cifar_resnets.models import create_network
-from cifar_resnets.models.initial import whitening_filters
-from cifar_resnets.run_length import run_length
-from cifar_resnets.runs.guards import NonfiniteGuard
-from cifar_resnets.schedules import Constant, Cosine, OneCycle, Schedule, Step
+from cifar_resnets.models.init import whitening_filters
+from cifar_resnets.models.registry import create_network
+from cifar_resnets.training.run_length import run_length
+from cifar_resnets.training.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 NAMES = list("abcdefg")
 TINY = {"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4}

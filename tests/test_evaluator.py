@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_resnets.evaluator import Evaluator
+from cifar_resnets.classifier import Evaluator
 
 NAMES = ["cat", "dog", "frog"]
 

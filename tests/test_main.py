@@ -31,18 +31,18 @@ def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
 
 
 def test_help_lists_the_commands_there_are() -> None:
-    from cifar_resnets.cli import CLI
+    from cifar_resnets.cli.train import CLI
 
     assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "report", "collect"}
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cifar_resnets.cli
+    import cifar_resnets.cli.train
     from cifar_resnets.__main__ import main
 
     def fail(args: list[str]) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cifar_resnets.cli, "run", fail)
+    monkeypatch.setattr(cifar_resnets.cli.train, "run", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["fit"])

@@ -17,12 +17,13 @@ from support import TINY, TINY_NETWORK, Result
 from torch import Tensor
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
+from cifar_resnets.callbacks.sync_buffers import AgreeingBuffers
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.runs.batch_norm import AgreeingBuffers, BatchNormSync
-from cifar_resnets.schedules import OneCycle, Schedule, Step
+from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
+from cifar_resnets.training.schedules import OneCycle, Schedule, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,7 +20,7 @@ from report_runs import HOSTILE, write_run
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from cifar_resnets.reports.report import write_report
+from cifar_resnets.reports.page import write_report
 
 pytestmark = pytest.mark.browser
 # the page would be wider than the window; boxes that scroll by themselves may be

@@ -16,7 +16,7 @@ from support import TINY, shell
 
 TESTS = Path(__file__).parent
 # where each of them is used first
-REPORT = {"jinja2", "markupsafe", "cifar_resnets.reports.report"}  # after a test
+REPORT = {"jinja2", "markupsafe", "cifar_resnets.reports.page"}  # after a test
 HEATMAPS = {"pytorch_grad_cam", "cv2"}  # by a method that is not ours
 FIGURES = {"matplotlib.backends.backend_agg"}  # after a validation
 RARE = {"timm.optim", "torchvision.transforms.v2"}  # by recipes that name one of their parts
@@ -56,10 +56,10 @@ def at_first_step(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_help_imports_nothing_that_it_does_not_show(after_help: set[str]) -> None:
-    assert {"cifar_resnets.cli", "lightning", "timm"} <= after_help  # it has run
+    assert {"cifar_resnets.cli.train", "lightning", "timm"} <= after_help  # it has run
     assert sorted(after_help & (UNUSED | LOGS | DIGITS)) == []
 
 
 def test_a_fit_imports_nothing_that_its_steps_do_not_need(at_first_step: set[str]) -> None:
-    assert {"cifar_resnets.cli", "cifar_resnets.data.digits", "sklearn", "tensorboard"} <= at_first_step
+    assert {"cifar_resnets.cli.train", "cifar_resnets.data.digits", "sklearn", "tensorboard"} <= at_first_step
     assert sorted(at_first_step & UNUSED) == []

@@ -16,17 +16,17 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from cifar_resnets.analysis import calibration as numbers
-from cifar_resnets.analysis.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
-from cifar_resnets.analysis.calibration_figures import plot_precision_recall, plot_reliability
-from cifar_resnets.analysis.evaluation_figures import plot_class_accuracy, plot_confused_pairs, plot_confusion
-from cifar_resnets.analysis.gallery import shown_name
-from cifar_resnets.callbacks.outputs import OutputCollector, Outputs
-from cifar_resnets.callbacks.pictures import garbage_collected, is_due, output_dir, publish
+from cifar_resnets.callbacks.collectors import OutputCollector, Outputs
 from cifar_resnets.callbacks.predictions import write_csv
+from cifar_resnets.callbacks.publish import garbage_collected, is_due, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import require
-from cifar_resnets.metrics import wilson_interval
+from cifar_resnets.evaluation import calibration as numbers
+from cifar_resnets.evaluation.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
+from cifar_resnets.evaluation.metrics import wilson_interval
+from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
+from cifar_resnets.figures.confusion import plot_class_accuracy, plot_confused_pairs, plot_confusion
+from cifar_resnets.figures.gallery import shown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from cifar_resnets.analysis.network_graph import network_graph
 from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.figures.network_graph import network_graph
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -100,7 +100,7 @@ class Dashboard(pl.Callback):
         assert isinstance(module, ImageClassifier)
         if not (writers := _writers(trainer)):
             return
-        from cifar_resnets.callbacks.graph_event import graph_def, graph_event  # TensorBoard: `--help` needs none of it
+        from cifar_resnets.figures.network_graph import graph_def, graph_event  # TensorBoard: `--help` needs none of it
 
         with isolate_rng():  # which puts nothing back after an exception
             try:

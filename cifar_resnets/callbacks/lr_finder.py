@@ -19,15 +19,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.progress import Progress
 
-from cifar_resnets.analysis.lr_curve import Spacing, spaced_rates
-from cifar_resnets.analysis.lr_figure import Plan, plot_search
-from cifar_resnets.analysis.lr_search import COLUMNS, Method, Search
-from cifar_resnets.callbacks.console import print_line
-from cifar_resnets.callbacks.pictures import publish
-from cifar_resnets.callbacks.range_test import range_test
+from cifar_resnets.callbacks.lr_range_test import range_test
+from cifar_resnets.callbacks.progress import print_line
+from cifar_resnets.callbacks.publish import publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
-from cifar_resnets.run_length import run_length
+from cifar_resnets.figures.lr_range_test import Plan, plot_search
+from cifar_resnets.training.lr_curve import Spacing, spaced_rates
+from cifar_resnets.training.lr_search import COLUMNS, Method, Search
+from cifar_resnets.training.run_length import run_length
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

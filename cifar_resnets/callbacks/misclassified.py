@@ -13,11 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_resnets.analysis.attention import Attention, reclassified
-from cifar_resnets.analysis.feature_maps import check_layers
-from cifar_resnets.analysis.gallery import Gallery, draw_gallery
-from cifar_resnets.analysis.heatmaps import METHODS
-from cifar_resnets.analysis.mistakes import (
+from cifar_resnets.callbacks.collectors import SampleCollector
+from cifar_resnets.callbacks.progress import print_line
+from cifar_resnets.callbacks.publish import is_due, output_dir, publish
+from cifar_resnets.cam.explainer import Attention, reclassified
+from cifar_resnets.cam.feature_maps import check_layers
+from cifar_resnets.cam.gradcam import METHODS
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.errors import ConfigurationError, require
+from cifar_resnets.evaluation.mistakes import (
     Chosen,
     Samples,
     TopLosses,
@@ -27,13 +32,8 @@ from cifar_resnets.analysis.mistakes import (
     shown,
     write_arrays,
 )
-from cifar_resnets.analysis.sandbox import plain_network
-from cifar_resnets.callbacks.console import print_line
-from cifar_resnets.callbacks.pictures import is_due, output_dir, publish
-from cifar_resnets.callbacks.samples import SampleCollector
-from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.errors import ConfigurationError, require
+from cifar_resnets.figures.gallery import Gallery, draw_gallery
+from cifar_resnets.support.sandbox import plain_network
 
 WORST, SAME = "most_confident", "same_images"
 MOST, MAX_SIDE = 500, 64  # images in a picture or in mistakes.npz, and the largest side of the latter in pixels

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from cifar_resnets.callbacks.outputs import in_data_order
+from cifar_resnets.callbacks.collectors import in_data_order
 from cifar_resnets.classifier import ImageClassifier
 
 

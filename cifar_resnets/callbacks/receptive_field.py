@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from cifar_resnets.analysis.effective_field import follow_layers, plot_fields
-from cifar_resnets.callbacks.pictures import publish
+from cifar_resnets.callbacks.publish import publish
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.receptive_field.effective import follow_layers, plot_fields
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import torchvision
 from filelock import FileLock, Timeout
 from torchvision.datasets.utils import check_integrity
 
-from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
 from cifar_resnets.errors import DataError, OutputError, UserError
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
 
 # a mirrored digit is another sign
 DIGITS_AUGMENTATION = Augmentation(flip=False)

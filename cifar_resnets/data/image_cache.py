@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
-from cifar_resnets.data.base import Images
+from cifar_resnets.data.datamodule import Images
 from cifar_resnets.data.image_files import Files
 
 CACHE_FORMAT = 1  # to be raised when the same files are to be decoded in another way

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_resnets.data.base import Images
+from cifar_resnets.data.datamodule import Images
 from cifar_resnets.errors import ConfigurationError, DataError
 
 # no pixels without a foreign program, or none at all

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
 from cifar_resnets.data.image_cache import Cache, cache_folder, fingerprint
 from cifar_resnets.data.image_files import Files, UnreadableImages, class_folders, decode, scan
 from cifar_resnets.errors import ConfigurationError, DataError

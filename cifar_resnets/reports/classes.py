@@ -9,11 +9,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cifar_resnets.analysis.calibration import Reliability, confusion_counts, most_confused, reliability
-from cifar_resnets.reports.charts import heat_grid, proportion_bar, reliability_chart
-from cifar_resnets.reports.run_files import Run
-from cifar_resnets.reports.tables import Predictions
-from cifar_resnets.reports.words import interval, percent
+from cifar_resnets.evaluation.calibration import Reliability, confusion_counts, most_confused, reliability
+from cifar_resnets.figures.charts import heat_grid, proportion_bar, reliability_chart
+from cifar_resnets.reports.formatting import interval, percent
+from cifar_resnets.results.csv_files import Predictions
+from cifar_resnets.results.run_folder import Run
 
 MAX_TABLE = 20  # classes, up to which a matrix is a table
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cifar_resnets.reports.charts import Chart, Series, Style, line_chart
-from cifar_resnets.reports.run_files import Run
-from cifar_resnets.reports.tables import Curve, finite
+from cifar_resnets.figures.charts import Chart, Series, Style, line_chart
+from cifar_resnets.results.csv_files import Curve, finite
+from cifar_resnets.results.run_folder import Run
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cifar_resnets.reports.classes import calibration
-from cifar_resnets.reports.run_files import Run
-from cifar_resnets.reports.tables import Curve, finite
-from cifar_resnets.reports.words import MISSING, SPACE, Fact, duration, interval, joined, number, percent
+from cifar_resnets.reports.formatting import MISSING, SPACE, Fact, duration, interval, joined, number, percent
+from cifar_resnets.results.csv_files import Curve, finite
+from cifar_resnets.results.run_folder import Run
 
 STAGES = {"test": "test", "val": "validation"}
 

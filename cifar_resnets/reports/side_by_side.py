@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from cifar_resnets.reports.charts import difference_bar
-from cifar_resnets.reports.comparison import Difference, compare, differing_settings
+from cifar_resnets.figures.charts import difference_bar
+from cifar_resnets.reports.formatting import MISSING, Fact, p_text, percent, points
+from cifar_resnets.reports.image_samples import Thumbnails, newly_right, newly_wrong
 from cifar_resnets.reports.overview import figures, origin, recipe
-from cifar_resnets.reports.run_files import Run
-from cifar_resnets.reports.samples import Thumbnails, newly_right, newly_wrong
-from cifar_resnets.reports.words import MISSING, Fact, p_text, percent, points
+from cifar_resnets.results.comparison import Difference, compare, differing_settings
+from cifar_resnets.results.run_folder import Run
 
 LEFT_OUT = ("versions", "platform", "checkpoint")  # they stand below, in full
 

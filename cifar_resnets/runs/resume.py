@@ -13,15 +13,12 @@ from typing import Any
 
 from lightning.pytorch.strategies import Strategy
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file
+from cifar_resnets.distributed.scheduler import job_name, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.files import replacing
-from cifar_resnets.runs.continuation import KEY
-from cifar_resnets.runs.job import job_name, rank_by_environment
-from cifar_resnets.runs.last_checkpoint import LAST
-from cifar_resnets.runs.logs import copy_logs
-from cifar_resnets.runs.record import RECORD
-from cifar_resnets.runs.run_dir import CHECKPOINTS, lock_run_dir, run_dirs
+from cifar_resnets.runs.checkpoint_file import KEY, read_checkpoint_file
+from cifar_resnets.runs.log_files import copy_logs
+from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, RECORD, lock_run_dir, run_dirs
+from cifar_resnets.support.atomic_file import replacing
 
 START = "CIFAR_RESNETS_START"  # variable: a process and the checkpoint that it goes on from
 WAIT = 60  # seconds for the processes of a job that was requeued to end

@@ -68,3 +68,28 @@ def sweep(run_dir: Path) -> None:
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix("version_"))
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Makes a folder if need be, and writes to it.
+
+    Args:
+        folder: that is to be written to.
+        key: which names it.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    trial = folder / f".trial.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"0")
+        trial.unlink()
+    except OSError as error:
+        raise OutputError(f"{key}: {folder} cannot be written ({error.strerror}), give another folder") from error
+
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+RECORD = "run.json"

@@ -41,7 +41,7 @@ from benchmarks.shared import (
 )
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.image_folder import ImageFolder
-from cifar_resnets.data.resident import TrainLoader
+from cifar_resnets.data.loaders import TrainLoader
 from cifar_resnets.errors import ConfigurationError
 
 BATCH_SIZE, GPU_BATCH_SIZE = 128, 512

@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.shared import NUM_CLASSES, now
-from cifar_resnets.cli import CLI, run
-from cifar_resnets.data.base import ImageDataModule, Images, Labels, Split
+from cifar_resnets.cli.train import CLI, run
+from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
+from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
-from cifar_resnets.runs.logs import MetricsFile
-from cifar_resnets.runs.signals import SIGNALS_OF_PROCESS
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.log_files import MetricsFile
 
 NUM_VAL = 100
 WARM_UP = 5  # steps before the clock starts, compilation among them

@@ -19,7 +19,7 @@ import torch
 from benchmarks.networks import make_step, require_known, seconds_of
 from benchmarks.shared import above_zero, paragraph, peak_rss_mib, plural, positive, span, table
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.memory import keep_freed_memory
+from cifar_resnets.support.malloc import keep_freed_memory
 
 NETWORKS = ["cifar_resnet20", "cifar_resnet56", "cifar_resnet18", "cifar_custom_resnet"]
 WAYS = {"given back": False, "kept": True}

@@ -32,7 +32,7 @@ from benchmarks.shared import (
     table,
 )
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.models import create_network
+from cifar_resnets.models.registry import create_network
 
 EPOCH = 50_000  # images
 OFF = "off"

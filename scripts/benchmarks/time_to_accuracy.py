@@ -26,9 +26,9 @@ import torch
 from benchmarks.fit import fit
 from benchmarks.shared import fraction, item, not_negative, paragraph, percent, plural, positive, table
 from benchmarks.training_clock import TrainingClock
-from cifar_resnets.cli import CLI
+from cifar_resnets.cli.train import CLI
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.reports.seed_groups import t_quantile
+from cifar_resnets.results.seed_groups import t_quantile
 
 WARM_UP = {"--trainer.max_steps": "10", "--trainer.limit_val_batches": "2"}
 # after each epoch, on the test images; what is saved then is the newest state, and not the best

@@ -36,10 +36,10 @@ from benchmarks.shared import (
     table,
     verdict,
 )
-from cifar_resnets.cli import CLI
-from cifar_resnets.data.base import DEFAULT_AUGMENTATION
-from cifar_resnets.data.resident import TrainLoader
-from cifar_resnets.models import create_network
+from cifar_resnets.cli.train import CLI
+from cifar_resnets.data.datamodule import DEFAULT_AUGMENTATION
+from cifar_resnets.data.loaders import TrainLoader
+from cifar_resnets.models.registry import create_network
 
 NAMES = {"loop": "bare PyTorch loop", "fit": "`cifar-resnets fit`"}
 # the least part of the loop's images per second

@@ -12,8 +12,8 @@ import torch
 from benchmarks.shared import now
 from cifar_resnets.callbacks.dashboard import Stopwatch
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.base import ImageDataModule
-from cifar_resnets.data.resident import TrainLoader
+from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.data.loaders import TrainLoader
 
 
 class TrainingClock(pl.Callback):

@@ -28,8 +28,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from cifar_resnets.callbacks import confusion
+from cifar_resnets.callbacks.collectors import Outputs
 from cifar_resnets.callbacks.confusion import Confusion, Evaluated, class_accuracy
-from cifar_resnets.callbacks.outputs import Outputs
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError
 

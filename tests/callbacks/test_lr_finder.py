@@ -39,12 +39,12 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_resnets.analysis.lr_search import Search
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.errors import ConfigurationError, SearchError
-from cifar_resnets.schedules import Constant, Cosine, OneCycle
+from cifar_resnets.training.lr_search import Search
+from cifar_resnets.training.schedules import Constant, Cosine, OneCycle
 
 Finder = functools.partial(LRFinder, num_steps=40, min_lr=1e-3)
 Counted = functools.partial(Counting, num_steps=40, min_lr=1e-3)

@@ -21,9 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from cifar_resnets.analysis.heatmaps import METHODS, heatmaps
 from cifar_resnets.callbacks import misclassified
 from cifar_resnets.callbacks.misclassified import Misclassified
+from cifar_resnets.cam.gradcam import METHODS, heatmaps
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 from cifar_resnets.errors import ConfigurationError

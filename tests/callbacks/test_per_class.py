@@ -4,7 +4,7 @@ import torch
 from rich.console import Console
 
 from cifar_resnets.callbacks.per_class import class_table
-from cifar_resnets.metrics import Evaluation
+from cifar_resnets.evaluation.metrics import Evaluation
 
 
 def shown(names: list[str], confusion: list[list[int]], tta_correct: int | None = None) -> list[str]:

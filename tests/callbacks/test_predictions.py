@@ -8,7 +8,7 @@ import torch
 
 from cifar_resnets.callbacks.predictions import PredictionWriter, write_csv
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.data.resident import EvalLoader
+from cifar_resnets.data.loaders import EvalLoader
 
 
 def test_csv_holds_the_most_probable_class(tmp_path: Path) -> None:

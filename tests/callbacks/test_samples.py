@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from cifar_resnets.analysis.mistakes import Chosen, TopLosses
-from cifar_resnets.callbacks import samples as module
-from cifar_resnets.callbacks.samples import SampleCollector
-from cifar_resnets.data.resident import EvalLoader
+from cifar_resnets.callbacks import collectors as module
+from cifar_resnets.callbacks.collectors import SampleCollector
+from cifar_resnets.data.loaders import EvalLoader
+from cifar_resnets.evaluation.mistakes import Chosen, TopLosses
 
 NUM = 23
 

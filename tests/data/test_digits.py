@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cifar_resnets.data.base import ImageDataModule
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.data.digits import Digits
 
 SOURCE = load_digits()

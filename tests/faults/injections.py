@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_resnets.callbacks import lr_finder
-from cifar_resnets.callbacks.range_test import range_test
+from cifar_resnets.callbacks.lr_range_test import range_test
 from cifar_resnets.classifier import ImageClassifier
 
 

@@ -17,7 +17,7 @@ from faults.matrix import fault, files_in, leaves_nothing, one_line
 from faults.runs import TINY_RUN, is_as_if_uninterrupted, resumed, started, uninterrupted, write_recipe
 from processes import run
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file, write_checkpoint
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file, write_checkpoint
 
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 

@@ -18,9 +18,9 @@ from faults.matrix import fault, files_in, leaves_nothing, one_line
 from faults.runs import TINY_RUN, is_as_if_uninterrupted, resumed, uninterrupted, write_recipe
 from processes import run
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file
+from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.runs.last_checkpoint import LastCheckpoint
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 NOBODY = 65534

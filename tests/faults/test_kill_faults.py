@@ -15,8 +15,8 @@ from faults.matrix import fault, leaves_nothing
 from faults.runs import TINY_RUN, is_as_if_uninterrupted, resumed, started, uninterrupted, write_recipe
 from processes import Process, run
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file
-from cifar_resnets.runs.last_checkpoint import LastCheckpoint
+from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 

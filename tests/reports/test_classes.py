@@ -20,7 +20,7 @@ from cifar_resnets.reports.classes import (
     matrix,
     num_without_probabilities,
 )
-from cifar_resnets.reports.run_files import Run, read_run
+from cifar_resnets.results.run_folder import Run, read_run
 
 
 @pytest.fixture(scope="module")

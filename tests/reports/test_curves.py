@@ -8,7 +8,7 @@ import pytest
 from report_runs import write_run
 
 from cifar_resnets.reports.curves import search_panel, training_panels
-from cifar_resnets.reports.run_files import Run, read_run
+from cifar_resnets.results.run_folder import Run, read_run
 
 
 @pytest.fixture

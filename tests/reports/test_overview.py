@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
-from cifar_resnets.reports.contents import Record
+from cifar_resnets.reports.formatting import Fact
 from cifar_resnets.reports.overview import command, figures, headline, origin, recipe, subtitle, timing
-from cifar_resnets.reports.run_files import Run, read_run
-from cifar_resnets.reports.tables import Curve
-from cifar_resnets.reports.words import Fact
+from cifar_resnets.results.csv_files import Curve
+from cifar_resnets.results.json_files import Record
+from cifar_resnets.results.run_folder import Run, read_run
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from report_runs import write_run
 
-from cifar_resnets.reports.comparison import mcnemar
-from cifar_resnets.reports.run_files import Run, read_run
-from cifar_resnets.reports.samples import MAX_THUMBNAILS
+from cifar_resnets.reports.image_samples import MAX_THUMBNAILS
 from cifar_resnets.reports.side_by_side import figure_table, recipe_table, setting_table, versus
+from cifar_resnets.results.comparison import mcnemar
+from cifar_resnets.results.run_folder import Run, read_run
 
 
 @pytest.fixture(scope="module")

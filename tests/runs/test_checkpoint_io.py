@@ -9,9 +9,8 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from cifar_resnets.checkpoint_file import read_checkpoint_file
 from cifar_resnets.errors import CheckpointError
-from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO, read_checkpoint_file
 
 
 def trainer(max_steps: int) -> pl.Trainer:

@@ -11,8 +11,8 @@ import pytest
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from cifar_resnets.checkpoint_file import write_checkpoint
 from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.runs.checkpoint_file import write_checkpoint
 from cifar_resnets.runs.resume import (
     START,
     Start,

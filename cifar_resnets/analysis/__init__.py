@@ -1,1 +1,0 @@
-"""What networks see: receptive fields in theory, as measured, and in effect."""

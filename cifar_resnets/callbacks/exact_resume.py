@@ -1,0 +1,147 @@
+"""A run that is resumed goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.runs.changed_settings import changed_settings, put_settings
+from cifar_resnets.runs.checkpoint_file import KEY
+from cifar_resnets.runs.log_files import go_back, logged_so_far
+from cifar_resnets.runs.loop_state import enter, settle
+from cifar_resnets.training.run_length import run_length
+
+
+class Continuation(pl.Callback):
+    """Saves what Lightning leaves out of a checkpoint, and restores it: the same bits as without an interruption.
+
+    These are the figures of an epoch that is not over and those that were measured last, on each rank; what is still to
+    be logged; how much has been logged; and what was configured, so that a setting that the user gives now wins.
+
+    Args:
+        run_dir: folder of the run; without one, logs are left alone.
+        written: files of events in that folder from before this process, see `runs.logs.event_files`; of another
+            folder's run if not given, whose logs stay.
+    """
+
+    def __init__(self, run_dir: Path | None = None, written: dict[str, int] | None = None) -> None:
+        self.run_dir = run_dir
+        self.written = written
+        self._state: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets another run."""
+        self._state = None
+        # Lightning restores the weights before it makes them float64, where they would be rounded to float32
+        trainer.precision_plugin.convert_module(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds what is missing, and says where the fit stands."""
+        if not trainer.training and not trainer.validating:  # after a fit there is nothing to go on with
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        place = settle(trainer, checkpoint["loops"]["fit_loop"])
+        checkpoint[KEY] = {
+            "place": place,
+            "should_stop": trainer.should_stop,
+            "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
+            "row": _row(trainer) if place == "epoch" else None,
+            "training": pl_module.train_metrics.states(),
+            "rates": pl_module.step_rates,
+            "configured": dict(pl_module.configured),
+            "total_steps": run_length(trainer)[0],
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
+            "logged": logged_so_far(trainer, self.run_dir) if self.run_dir and trainer.is_global_zero else None,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restores the module, and puts the settings of this run into the checkpoint, which is restored after this."""
+        if trainer.state.fn != "fit" or KEY not in checkpoint:
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        run_dir = trainer.strategy.broadcast(self.run_dir)  # rank 0 knows it, and all have to come to the same
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and (state := checkpoint["callbacks"].get(callback.state_key)):
+                _find_again(callback, state, run_dir, checkpoint[KEY]["run_dir"])
+        state = self._state = checkpoint[KEY]
+        pl_module.val_acc = checkpoint.get("val_acc")
+        pl_module.step_rates = dict(state["rates"])
+        pl_module.train_metrics.load_states(state["training"], trainer.global_rank, trainer.world_size)
+        _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")
+        if changes := _adopt_settings(trainer, pl_module, checkpoint):
+            _print(trainer, f"resumed with other settings: {', '.join(changes)}")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the Trainer and the logs."""
+        if (state := self._state) is not None:
+            enter(trainer, state["place"])
+            trainer.should_stop = state["should_stop"]
+            trainer.callback_metrics.update(state["metrics"])
+        self._restore_logs(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the logs of a run that had been trained to its end, whose training does not start again."""
+        if self._state is not None:
+            _print(trainer, "nothing is left to train")
+            self._restore_logs(trainer)
+
+    def _restore_logs(self, trainer: pl.Trainer) -> None:
+        state, self._state = self._state, None
+        logged = state["logged"] if state else {"events": {}, "rows": 0}
+        if self.run_dir and self.written is not None and logged and trainer.is_global_zero:
+            go_back(self.run_dir, self.written, logged)
+        if state and state["row"]:
+            # private, as in callbacks/dashboard.py: no public method takes step and epoch
+            trainer._logger_connector.log_metrics(dict(state["row"]["metrics"]), step=state["row"]["step"])
+
+
+def _row(trainer: pl.Trainer) -> dict[str, Any]:
+    """What Lightning will log of an epoch when all hooks are over, in one of which the checkpoint is written."""
+    # private; tests/callbacks/test_exact_resume.py compares all logs of resumed runs
+    metrics = trainer._logger_connector.metrics["log"]
+    figures = {name: float(value) for name, value in metrics.items()}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    return {"metrics": {**figures, "epoch": trainer.current_epoch}, "step": step}
+
+
+def _find_again(callback: ModelCheckpoint, state: dict[str, Any], run_dir: Path | None, old: str | None) -> None:
+    """Lets a callback find its checkpoints where the run's folder is now, and forget those that are not there."""
+    callback.current_score = state["current_score"]  # which Lightning leaves out
+    if run_dir is None or old is None or not str(state["dirpath"]).startswith(old):
+        return
+
+    def moved(path: str) -> str:
+        return str(run_dir) + path.removeprefix(old) if path.startswith(old) else path
+
+    for name in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = moved(state[name])
+    paths = {moved(path): score for path, score in state["best_k_models"].items()}
+    state["best_k_models"] = {path: score for path, score in paths.items() if Path(path).is_file()}
+    if not Path(state["best_model_path"]).is_file():
+        state |= {"best_model_path": "", "best_model_score": None, "kth_best_model_path": ""}
+
+
+def _adopt_settings(trainer: pl.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> list[str]:
+    """Takes what the checkpoint's run had found or was given, but for what this run is given otherwise."""
+    hparams, state = checkpoint["hyper_parameters"], checkpoint[KEY]
+    then, now = {**hparams, **state["configured"]}, {**module.hparams, **module.configured}
+    changed = changed_settings(then, now, (state["total_steps"], run_length(trainer)[0]))
+    lr = now["lr"] if "lr" in changed else hparams["lr"]
+    module.set_rates(float(lr), hparams["schedule"]["init_args"].get("lr_min"))
+    if changed:
+        fresh: Any = module.configure_optimizers()
+        put_settings(checkpoint, changed, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
+    return list(changed.values())
+
+
+def _print(trainer: pl.Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        print(line, flush=True)

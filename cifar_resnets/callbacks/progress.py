@@ -1,0 +1,107 @@
+"""What the console shows while training: a header, a line an epoch, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
+
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.training.run_length import run_length
+
+
+class EpochLines(pl.Callback):
+    """Prints what is trained on what, and a line at the end of each epoch with the time that is left."""
+
+    def __init__(self) -> None:
+        self._first_epoch = self._num_lines = 0
+        self._started = self._epoch_started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the header."""
+        self._first_epoch, self._num_lines = trainer.current_epoch, 0
+        # a run that is resumed within an epoch has no start of it
+        self._started = self._epoch_started = time.monotonic()
+        assert isinstance(pl_module, ImageClassifier)
+        parameters = sum(p.numel() for p in pl_module.network.parameters())
+        print_line(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
+        if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
+            print_line(trainer, f"{type(data).__name__}: {data.summary()}")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line of the epoch before: its figures are complete only after all `on_train_epoch_end` hooks."""
+        if trainer.current_epoch > self._first_epoch:
+            self._print_line(trainer)
+        self._epoch_started = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the line of the last epoch."""
+        if trainer.current_epoch > self._first_epoch:
+            self._print_line(trainer)
+
+    def _print_line(self, trainer: pl.Trainer) -> None:
+        # a run that is resumed between two epochs ends the first of them once more, without a batch
+        if "train/loss" not in trainer.callback_metrics:
+            return
+        self._num_lines += 1
+        now = time.monotonic()
+        epochs, done = num_epochs(trainer), trainer.current_epoch
+        left = (now - self._started) / self._num_lines * (epochs - done)
+        print_line(trainer, epoch_line(done, epochs, trainer.callback_metrics, now - self._epoch_started, left))
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar on one line of a terminal: epochs counted from 1, figures left to `EpochLines`."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning counts from 0, to -2 where the run's length is given in steps; a private method:
+        # tests/callbacks/test_progress.py notices when it is no longer called
+        return f"Epoch {current_epoch + 1}/{num_epochs(self.trainer)}"
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """None: they are in the lines."""
+        return {}
+
+
+def num_epochs(trainer: pl.Trainer) -> int:
+    """Epochs of the whole run, the last one perhaps not complete."""
+    total, per_epoch = run_length(trainer)
+    return math.ceil(total / per_epoch)
+
+
+def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: float, left: float) -> str:
+    """One epoch in at most 80 characters."""
+
+    def figure(name: str, scale: float, form: str) -> str:
+        return format(metrics[name].item() * scale, form) if name in metrics else "-"
+
+    parts = [
+        f"epoch {done:>{len(str(epochs))}}/{epochs}",
+        f"loss {figure('train/loss', 1, '.3f')}",
+        f"train {figure('train/acc', 100, '5.2f')} %",
+        f"val {figure('val/acc', 100, '5.2f')} %",
+        f"{seconds:.1f} s" if seconds < 100 else duration(seconds),
+    ]
+    return "  ".join([*parts, f"ETA {duration(left)}"] if done < epochs else parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_line(trainer: pl.Trainer, line: str) -> None:
+    """Prints on rank 0, above the progress bar where there is one."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(line)
+    elif trainer.is_global_zero:
+        print(line, flush=True)

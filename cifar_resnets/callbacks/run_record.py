@@ -1,0 +1,193 @@
+"""What is needed to repeat a run, kept beside its logs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_resnets import __version__
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.runs.run_dir import RECORD
+from cifar_resnets.support.atomic_file import replacing
+
+PACKAGES = (
+    "lightning",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "timm",
+    "tensorboard",
+    "jsonargparse",
+    "numpy",
+    "pillow",
+)
+# TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
+# `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
+COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")
+# five parameters are shown first: by name those that are said to differ, then the others
+FIRST = ("lr", "max_epochs", "network", "schedule", "seed")
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes `config.yaml`, everything resolved, beside the logs.
+
+    The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
+
+    Args:
+        run_dir: folder of the run.
+        args: see `lightning.pytorch.cli.SaveConfigCallback`.
+        kwargs: see there.
+    """
+
+    def __init__(self, *args: Any, run_dir: Path, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+        self.run_dir = run_dir
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called by Lightning once, on rank 0, when the data have been read."""
+        self._save()
+        if stage != "fit":
+            self._show(trainer, pl_module, stage)
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the run with the rates that it is trained with: LRFinder, which comes before, may have found them."""
+        assert isinstance(pl_module, ImageClassifier)
+        self.config.model.lr = pl_module.hparams["lr"]
+        self.config.model.schedule = pl_module.hparams["schedule"]
+        self._save()
+        self._show(trainer, pl_module, "fit")
+
+    def _save(self) -> None:
+        # not by `parser.save`: it changes the working folder, while TensorBoard's thread writes to a relative path
+        with replacing(self.run_dir / self.config_filename) as file:
+            file.write(self.parser.dump(self.config, skip_unset=False).encode())
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        parameters = flat_parameters(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                _show_in_hparams_tab(logger, parameters)
+            elif not isinstance(logger, CSVLogger):  # which would only write config.yaml once more
+                logger.log_hyperparams(parameters)
+
+
+def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """Writes `run.json`: how a run was started, and each time that it was resumed.
+
+    Args:
+        run_dir: folder of the run.
+        more: what else is to be remembered, in primitives; of the first start.
+        checkpoint: from which the run goes on, or None.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path = run_dir / RECORD
+    record = {**run_record(), **more}
+    if first := _read(path):
+        again = {"checkpoint": None if checkpoint is None else str(checkpoint), **run_record()}
+        record = {**first, "resumed": [*first.get("resumed", []), again]}
+    with replacing(path) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def run_record() -> dict[str, Any]:
+    """Command, time, versions and git state, in primitives."""
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "cifar_resnets": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and changed files of the repository that tracks the folder; None where none does."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+    try:
+        # a folder of installed packages may lie inside another repository, which does not track it
+        git("ls-files", "--error-unmatch", ".")
+        return {"commit": git("rev-parse", "HEAD").strip(), "changed": git("status", "--porcelain").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def flat_parameters(trainer: pl.Trainer, module: ImageClassifier) -> dict[str, bool | int | float | str]:
+    """What distinguishes one run from another, as one level of names and plain values."""
+    values = {key: value for key, value in module.hparams.items() if key != "class_names"}
+    values |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "precision": trainer.precision}
+    if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
+        values |= {"data": data.describe(), "seed": data.seed}
+    return _flat(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            # a class and its arguments: schedule = OneCycle, schedule.peak_epoch = 5
+            if "class_path" in value:
+                flat[prefix + key] = value["class_path"].rpartition(".")[2]
+                value = value["init_args"]
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
+
+
+def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) -> None:
+    from torch.utils.tensorboard.summary import hparams  # a hundred modules that `--help` need not import
+
+    # TensorBoardLogger.log_hyperparams would log a first value of each metric, made up, at step 0
+    logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
+    writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
+    summaries = hparams(parameters, dict.fromkeys(COMPARED, 0.0))  # type: ignore[no-untyped-call]  # of torch
+    _put_first(summaries[0].value[0].metadata.plugin_data, FIRST)
+    for summary in summaries:
+        writer.add_summary(summary)
+
+
+def _put_first(plugin_data: Any, names: Sequence[str]) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    data = HParamsPluginData.FromString(plugin_data.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in names
+    plugin_data.content = data.SerializeToString()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

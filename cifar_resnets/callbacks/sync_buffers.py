@@ -1,0 +1,54 @@
+"""The buffers of rank 0 on all ranks before each evaluation and each checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cifar_resnets.distributed.collectives import world_size
+
+
+class AgreeingBuffers(pl.Callback):
+    """Gives all ranks the buffers of rank 0 before each evaluation and each checkpoint; nothing on one rank.
+
+    Without synchronised batch norm, each rank averages the statistics of its own images, until DistributedDataParallel
+    sends those of rank 0 to all in a later forward. Here they are sent earlier, in one message, which changes no bit of
+    the training. Averages over the ranks would: a run would depend on when it was saved and evaluated.
+    """
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before a validation, also one within a fit, and the sanity check."""
+        share_buffers(pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before a test."""
+        share_buffers(pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before a prediction."""
+        share_buffers(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Before a checkpoint is written; not one of weights alone, which Lightning tells no callback of."""
+        share_buffers(pl_module)
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Copies the buffers of rank 0 to all ranks, in one message of bytes, whatever their types."""
+    buffers = [buffer for buffer in module.buffers() if buffer.numel()]
+    if world_size() == 1 or not buffers:
+        return
+    parts = [buffer.detach().contiguous().view(-1).view(torch.uint8) for buffer in buffers]
+    message = torch.cat(parts)
+    dist.broadcast(message, src=0)
+    received = torch.split(message, [len(part) for part in parts])
+    with torch.no_grad():
+        for buffer, part in zip(buffers, received, strict=True):
+            # a clone, because the place in the message is no multiple of the type's size
+            buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))

@@ -1,0 +1,1 @@
+"""Class-activation maps: where a network looks to tell a class."""

@@ -1,0 +1,148 @@
+"""Heatmaps by the methods of the package pytorch-grad-cam, without what it does to a network.
+
+The package switches a network to evaluation for good, gives every parameter a gradient, fails on frozen layers and in
+bfloat16, and its progress bars cannot be turned off. Here it works in silence on a copy that is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections import Counter
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cifar_resnets.cam.feature_maps import check_classes, check_found, gradients_of, logits_of, tapped
+from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.tensor_layout import Layout
+
+__all__ = ["LIBRARY_METHODS", "library_maps"]
+
+# its usual names, and its classes; not those that take no layer, draw random weights, or combine other methods
+LIBRARY_METHODS = {
+    "gradcam++": "GradCAMPlusPlus",
+    "hirescam": "HiResCAM",
+    "gradcamelementwise": "GradCAMElementWise",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGradCAM",
+    "shapleycam": "ShapleyCAM",
+    "finercam": "FinerCAM",
+    "scorecam": "ScoreCAM",
+    "ablationcam": "AblationCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "kpcacam": "KPCA_CAM",
+    "fem": "FEM",
+}
+
+
+class TappedCopy(nn.Module):
+    """A copy of a network in float32 whose feature maps go, as (n, c, h, w), through modules of their own.
+
+    The library is given these modules: it knows neither layouts, nor tuples, nor modules that run twice, of which the
+    last run counts, and it would see what a network does to a map in place.
+
+    Args:
+        network: that is copied.
+        names: of its modules.
+
+    Raises:
+        ConfigurationError: when the network cannot be copied.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = _float32_copy(network)
+        self.names = list(names)
+        self.taps = nn.ModuleList(nn.Identity() for _ in names)
+        self.num_runs: Counter[str] = Counter()
+        self.features: dict[str, Tensor] = {}  # of the first forward pass
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, num_classes)."""
+        runs: Counter[str] = Counter()
+
+        def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
+            runs[name] += 1
+            if runs[name] < self.num_runs[name]:  # known from the first forward pass
+                return tensor
+            features = self.taps[self.names.index(name)](layout.take(tensor.clone()))
+            if not self.num_runs:
+                self.features.pop(name, None)
+                self.features[name] = features  # in the order in which they run
+            return layout.put(tensor, features).clone()
+
+        with tapped(self.network, self.names, visit):
+            logits = logits_of(self.network, images)
+        self.num_runs = runs
+        return logits
+
+
+def library_maps(method: str, network: nn.Module, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Tensor:
+    """Heatmaps by one of the library's methods.
+
+    Args:
+        method: a key of `LIBRARY_METHODS`.
+        network: a classifier, sandboxed.
+        images: (n, 3, h, w), on its device.
+        classes: int64 (n, k).
+        layers: names of its modules.
+
+    Returns:
+        Heatmaps (n, k, h, w) from 0 to 1 in float32 on the CPU; zeros for images whose logits are not finite.
+
+    Raises:
+        ConfigurationError: see `heatmaps`.
+    """
+    images = images.float()
+    twin = TappedCopy(network, layers)
+    logits = twin(images)
+    check_found(network, layers, twin.features)
+    check_classes(classes, logits)
+    gradients_of(logits.sum(), twin.features)
+    in_order = [twin.taps[twin.names.index(name)] for name in twin.features]  # as the library has to be given them
+    twin.features.clear()  # or the graph stays
+    maps = torch.zeros(*classes.shape, *images.shape[-2:])
+    finite = logits.detach().isfinite().all(dim=1)
+    if finite.any():
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            cam = _cam(method, twin, in_order)
+            columns = [_run(cam, method, images[finite], column, logits.shape[1]) for column in classes[finite].T]
+        maps[finite.cpu()] = torch.stack(columns, dim=1)
+    return maps
+
+
+def _float32_copy(network: nn.Module) -> nn.Module:
+    try:
+        twin = copy.deepcopy(network).float()
+    except (RuntimeError, TypeError) as error:  # it holds a lock, or a tensor with a graph
+        reason = str(error).partition("\n")[0]
+        message = f"network: cannot be copied, give the method gradcam, which needs no copy: {reason}"
+        raise ConfigurationError(message) from error
+    for parameter in twin.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return twin
+
+
+def _cam(method: str, twin: TappedCopy, taps: list[nn.Module]) -> Any:
+    import pytorch_grad_cam as library  # type: ignore[import-untyped]  # seconds of import
+
+    # the default is one object for all, which would keep the activations
+    options = {"ablation_layer": library.AblationLayer()} if method == "ablationcam" else {}
+    return getattr(library, LIBRARY_METHODS[method])(twin, taps, **options)
+
+
+def _run(cam: Any, method: str, images: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Heatmaps (n, h, w) of a class (n,) for each image."""
+    if method != "finercam":
+        return torch.from_numpy(cam(images, [itemgetter(label) for label in classes.tolist()]))
+    others = list(range(1, min(4, num_classes)))  # the most similar classes, from the first on
+    pairs = zip(images, classes.tolist(), strict=True)
+    maps = [cam(image[None], comparison_categories=others, target_idx=label)[0] for image, label in pairs]
+    return torch.from_numpy(np.stack(maps))

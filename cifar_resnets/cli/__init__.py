@@ -1,0 +1,1 @@
+"""The command line: one module for each command; bad input becomes one line."""

@@ -1,0 +1,213 @@
+"""What a recipe or a command line may say and no parser refuses: a key that is there twice, null, a size of 0."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+from cifar_resnets.errors import ConfigurationError
+
+# sections that have keys below them, and no value of their own
+SECTIONS = ("model", "trainer", "checkpoint", "last_checkpoint")
+
+_Rule = tuple[Callable[[Any], bool], str]
+_AT_LEAST_ONE: _Rule = (lambda value: value >= 1), "1 or more"
+_OR_NO_LIMIT: _Rule = (lambda value: value == -1 or value >= 1), "1 or more, or -1 for no limit"
+_ABOVE_ZERO: _Rule = (lambda value: value > 0), "a number above 0"
+_NOT_NEGATIVE: _Rule = (lambda value: value >= 0), "0 or more"
+# numbers with which Lightning fails in the middle of a run, ends it at once as if all were well, or does nothing
+_NUMBERS: dict[str, _Rule] = {
+    "seed_everything": ((lambda value: 0 <= value < 2**32), "a number from 0 to 4294967295"),
+    "trainer.max_epochs": _OR_NO_LIMIT,
+    "trainer.max_steps": _OR_NO_LIMIT,
+    "trainer.accumulate_grad_batches": _AT_LEAST_ONE,
+    "trainer.check_val_every_n_epoch": _AT_LEAST_ONE,
+    "trainer.num_nodes": _AT_LEAST_ONE,
+    "trainer.limit_train_batches": _ABOVE_ZERO,
+    "trainer.val_check_interval": _ABOVE_ZERO,
+    "trainer.limit_val_batches": _NOT_NEGATIVE,
+    "trainer.limit_test_batches": _NOT_NEGATIVE,
+    "trainer.limit_predict_batches": _NOT_NEGATIVE,
+    "trainer.gradient_clip_val": _NOT_NEGATIVE,
+    "trainer.log_every_n_steps": _NOT_NEGATIVE,
+}
+
+
+# Before the command line is parsed.
+
+
+def check_recipes(args: Sequence[str]) -> None:
+    """Refuses recipe files that a parser takes for something else, or for nothing.
+
+    Args:
+        args: the command line, the subcommand first.
+
+    Raises:
+        ConfigurationError: for the first file that is missing, no YAML, or no mapping, or has a key twice.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    try:
+        given = parser.parse_known_args(list(args))[0].config
+    except argparse.ArgumentError:  # nothing follows: the real parser will say so
+        return
+    for path in given:
+        if not path.lstrip().startswith("{"):  # a recipe that is typed
+            _check_recipe(Path(path))
+
+
+def _check_recipe(path: Path) -> None:
+    recipe = _read(path)
+    if not isinstance(recipe, dict):
+        what = "is empty" if recipe is None else f"is a {type(recipe).__name__}"
+        raise ConfigurationError(f"--config: {path} {what}, a recipe has keys such as `model:` and `data:`")
+    for section in SECTIONS:
+        if not isinstance(recipe.get(section, {}), dict):
+            what = f"{section}: {recipe[section]}".replace("None", "nothing")
+            raise ConfigurationError(f"--config: {path}: {what} is not allowed, give keys below it or leave it out")
+
+
+def _read(path: Path) -> Any:
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
+        json.dumps(recipe, default=str, skipkeys=True)  # refuses what contains itself, which no parser survives
+        return recipe
+    except OSError as error:
+        raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, dates that there are not, a circle
+        raise ConfigurationError(f"--config: {path} is not valid YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Refuses a key that is there twice: the first would be lost with all that is below it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.tag != "tag:yaml.org,2002:merge" and seen.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(f"the key {key.value} is there twice, in lines {seen[key.value]} and {line}")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+# Afterwards.
+
+
+def check_values(command: str, values: Mapping[str, Any]) -> None:
+    """Refuses values with which a run would fail later, or would do nothing.
+
+    Args:
+        command: the subcommand.
+        values: what has been parsed: sections as mappings, classes as `class_path` and `init_args`.
+
+    Raises:
+        ConfigurationError: for the first of them.
+    """
+    for section in SECTIONS:
+        if not isinstance(values.get(section, {}), Mapping):
+            raise ConfigurationError(f"{section}: {values[section]} is not allowed, give the keys below it")
+    for key, (is_allowed, allowed) in _NUMBERS.items():
+        value = _value(values, key)
+        if isinstance(value, (int, float)) and not is_allowed(value):
+            raise ConfigurationError(f"{key}: {value} is not allowed, give {allowed}")
+    if str(_value(values, "trainer.devices")) == "0":
+        raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
+    if _value(values, "trainer.barebones"):
+        raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
+    _check_nulls(values)
+    if command == "fit":
+        _check_found(values)
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a key; None if there is no such key."""
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _check_nulls(values: Mapping[str, Any]) -> None:
+    """Refuses null as an argument of a class that does not take it, which the parser hands on."""
+    for path, cls, arguments in _classes(values):
+        if wrong := [name for name in _never_null(cls) if name in arguments and arguments[name] is None]:
+            raise ConfigurationError(f"{path}.{wrong[0]}: null is not allowed, give a value or leave it out")
+
+
+def _classes(value: Any, path: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:
+    """All classes that are to be built, each with its key and its arguments."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _classes(item, path)
+    elif isinstance(value, Mapping):
+        module, _, name = str(value.get("class_path", "")).rpartition(".")
+        if isinstance(cls := getattr(sys.modules.get(module), name, None), type):
+            yield path, cls, value.get("init_args") or {}
+        for key, item in value.items():
+            yield from _classes(item, path if key == "init_args" else f"{path}.{key}".lstrip("."))
+
+
+def _never_null(cls: type) -> list[str]:
+    """The parameters of a class, and of the bases that it hands on to, that have a default and cannot be None."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]  # of a class
+            names += [each.name for each in parameters if each.default is not each.empty and not _takes_none(each)]
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                break
+    return names
+
+
+def _takes_none(parameter: inspect.Parameter) -> bool:
+    annotation = str(parameter.annotation)
+    return parameter.default is None or any(word in annotation for word in ("None", "Optional", "Any", "_empty"))
+
+
+def _check_found(values: Mapping[str, Any]) -> None:
+    """Refuses `lr_min: found` where nothing finds it."""
+    wanted = _value(values, "model.schedule.init_args.lr_min") == "found"
+    has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
+    is_known = _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")
+    if wanted and not has_finder and not is_known:
+        raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuses to split a network over ranks, and to start ranks that would not know which they are.
+
+    The parameters of a network that is split have no shapes of their own, from which it is told which of them decay,
+    and a checkpoint would not be continued exactly. Processes that are spawned evaluate all images, each of them.
+
+    Raises:
+        ConfigurationError: for such a strategy.
+    """
+    if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        raise ConfigurationError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} splits the network over ranks, which is not "
+            "supported: give ddp, a residual network for CIFAR fits on any GPU"
+        )
+    # private; tests/callbacks/test_nonfinite_guard.py notices when it has another name
+    if getattr(trainer.strategy, "_start_method", None) == "spawn":
+        raise ConfigurationError("trainer.strategy: ddp_spawn is not supported, give ddp")
+
+
+def seed_of(seed_everything: bool | int) -> int:
+    """The seed of a run, which also numbers its images.
+
+    Raises:
+        ConfigurationError: when there is none.
+    """
+    if isinstance(seed_everything, bool) or seed_everything < 0:
+        raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
+    return seed_everything

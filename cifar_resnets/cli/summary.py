@@ -1,0 +1,183 @@
+"""`cifar-resnets summary`: a network's layers and their receptive fields, without importing Lightning."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+import cifar_resnets.models  # noqa: F401  registers the networks
+from cifar_resnets.cli.parser import CommandParser, check_figure_path
+from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.models.weights import load_weights
+from cifar_resnets.receptive_field.measured import verify
+from cifar_resnets.receptive_field.table import FORMATS, WIDE, print_summary
+from cifar_resnets.receptive_field.theory import summarize
+
+EXAMPLES = """
+  cifar-resnets summary cifar_resnet20
+  cifar-resnets summary resnet50 --input_size 224 --verify
+  cifar-resnets summary torchvision/vgg11 --format csv > layers.csv
+  cifar-resnets summary cifar_resnet20 --plot fields.png --weights best.ckpt --images data/test
+"""
+NUM_IMAGES = 32  # over which the effective field is averaged
+
+
+def run(args: list[str]) -> None:
+    """Runs the subcommand.
+
+    Raises:
+        UserError: for what the user got wrong.
+        SystemExit: with status 1 when theory and measurement do not agree.
+    """
+    options = _parser().parse_args(args[1:])
+    check_figure_path(options.plot)
+    module = build(options.network, options.num_classes, options.network_args)
+    size = _input_size(options.input_size, options.network, module)
+    if options.weights:
+        load_weights(module, options.weights)
+    summary = summarize(module, size)
+    measurements = None
+    if options.verify:
+        with Console(stderr=True).status("measuring the fields"):  # shown on a terminal only
+            measurements = verify(module, size)
+    print_summary(summary, options.format, _console(), measurements)
+    if options.plot:
+        _plot(module, summary.input_size, options)
+    if any(not measurement.agrees for measurement in (measurements or {}).values()):
+        raise SystemExit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser("summary", "Show a network's layers, parameters and receptive fields.", EXAMPLES)
+    add = parser.add_argument
+    add("network", help="name in timm's registry (cifar_* among them) or in torchvision's; torchvision/NAME if in both")
+    add("--input_size", "--input-size", metavar="SIZE", help="32, 32x48 or 3x32x48 (c x h x w); the network's own")
+    add("--num_classes", "--num-classes", type=int, metavar="N", help="length of the logits; the network's own")
+    add("--network_args", "--network-args", default="{}", metavar="YAML", help="such as '{shortcut: B}'")
+    add("--format", choices=FORMATS, default="table", help="%(choices)s; table if not given")
+    add("--verify", action="store_true", help="measure each field by gradient, and compare")
+    add("--plot", type=Path, metavar="FILE", help="draw theoretical and effective fields into an image file")
+    add("--layers", metavar="A,B", help="modules to draw; the stages if not given")
+    add("--images", type=Path, metavar="DIR", help="folder of images for --plot; scikit-learn's digits if not given")
+    add("--weights", type=Path, metavar="FILE", help="weights for --plot; random ones if not given")
+    return parser
+
+
+def build(name: str, num_classes: int | None = None, network_args: str = "{}") -> nn.Module:
+    """Builds a network of timm's registry, or of torchvision's, with random weights.
+
+    Raises:
+        ConfigurationError: for an unknown name, or arguments that it does not take.
+    """
+    arguments = _arguments(network_args)
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    source, _, short = name.rpartition("/")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about initialisations that take long
+            if source in ("", "timm") and timm.is_model(short):
+                return timm.create_model(short, **arguments)
+            if source in ("", "torchvision") and short in _torchvision_names():
+                return _torchvision(short, arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"summary: {name}: {error}") from error
+    near = difflib.get_close_matches(short, [*timm.list_models(), *_torchvision_names()], n=3)
+    hint = f", did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    raise ConfigurationError(f"summary: there is no network {name!r} in timm's registry or in torchvision's{hint}")
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = yaml.safe_load(text)
+    except yaml.YAMLError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ConfigurationError(f"--network_args: {text!r} is no mapping, give for example '{{shortcut: B}}'")
+    return arguments
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision  # a second of import that timm's networks need not pay
+
+    return list(torchvision.models.list_models())
+
+
+def _torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    # segmentation networks would otherwise download weights for their backbone
+    if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        arguments = {"weights_backbone": None, **arguments}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+    return module
+
+
+def _input_size(text: str | None, name: str, module: nn.Module) -> tuple[int, ...]:
+    if text is None:
+        sizes = getattr(module, "pretrained_cfg", {}).get("input_size")
+        channels = getattr(module, "in_chans", 3)
+        return (channels, *sizes[1:]) if sizes else (3, 299, 299) if "inception" in name else (3, 224, 224)
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise ConfigurationError(f"--input_size: {text!r} is not allowed, give 32, 32x48 or 3x32x48") from error
+
+
+def _console() -> Console:
+    # a file or a pipe has no width
+    return Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
+
+
+def _plot(module: nn.Module, size: tuple[int, int, int], options: argparse.Namespace) -> None:
+    from cifar_resnets.receptive_field.effective import plot_fields
+
+    images = _normalised(_read(options.images, size), module)
+    layers = options.layers.split(",") if options.layers else None
+    plot_fields(module, images, layers).savefig(options.plot)
+    print(f"written: {options.plot}", file=sys.stderr)
+
+
+def _read(folder: Path | None, size: tuple[int, int, int]) -> Tensor:
+    """Images (n, c, h, w) from 0 to 1 for the effective field."""
+    channels, height, width = size
+    resized = [np.asarray(image.convert("RGB").resize((width, height))) for image in _pictures(folder)]
+    images = torch.tensor(np.stack(resized)).movedim(-1, 1) / 255
+    return images if channels == 3 else images.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+def _pictures(folder: Path | None) -> list[Image.Image]:
+    if folder is None:
+        from sklearn.datasets import load_digits  # a second of import
+
+        return [Image.fromarray((digit * 15).astype(np.uint8)) for digit in load_digits().images[:NUM_IMAGES]]
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not files:
+        raise DataError(f"--images: there are no PNG or JPEG files in {folder}")
+    chosen = files[:: max(1, len(files) // NUM_IMAGES)][:NUM_IMAGES]
+    try:
+        return [Image.open(path).convert("RGB") for path in chosen]
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"--images: an image in {folder} cannot be read: {error}") from error
+
+
+def _normalised(images: Tensor, module: nn.Module) -> Tensor:
+    """Images with the statistics that the network's registry entry names, grey where it names none."""
+    cfg = getattr(module, "pretrained_cfg", {})
+    mean, std = (torch.tensor(cfg.get(key, (0.5,)))[:, None, None] for key in ("mean", "std"))
+    if len(mean) not in (1, images.shape[1]):
+        mean, std = mean.mean(), std.mean()
+    return (images - mean) / std

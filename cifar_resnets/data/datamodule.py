@@ -1,0 +1,259 @@
+"""What all data sources share: classes, split, statistics, loaders. A source adds its classes and its images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.loaders import EvalLoader, TrainLoader
+from cifar_resnets.data.split import split_indices
+from cifar_resnets.errors import DataError, require
+
+Split = Literal["train", "test"]
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+DEFAULT_AUGMENTATION = Augmentation()
+_require = functools.partial(require, "data")
+
+
+class ImageDataModule(pl.LightningDataModule, ABC):
+    """Images in memory, with a stratified validation split and the statistics of the images that are trained on.
+
+    A data source is a subclass with `source_classes` and `load`; `prepare_data` where something is to be downloaded or
+    converted once. Every parameter of `__init__` is an attribute of the same name.
+
+    Args:
+        batch_size: images an optimizer step over all devices.
+        eval_batch_size: images a batch of validation, test and prediction over all devices, at most.
+        val_fraction: part of the source's training images that is kept for validation, the same part of each class;
+            with 0, all are trained on, and nothing is validated.
+        split_seed: seed of the validation split; apart from the run's seed, to compare runs on the same images.
+        num_train: train on a stratified subset of so many of the images that validation leaves; all if not given.
+        classes: use only these classes, relabelled from 0 in the order given; all if not given.
+        augment: what is done to the training images; nothing if null.
+        mean: per channel, on the scale 0 to 1; of the images that are trained on if not given.
+        std: per channel, on the scale 0 to 1; of the images that are trained on if not given.
+        seed: of the order and the augmentation of the training images.
+
+    Raises:
+        ConfigurationError: for a value out of range.
+        DataError: when there are too few images of a class.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        num_train: int | None = None,
+        classes: list[str | int] | None = None,
+        augment: Augmentation | None = DEFAULT_AUGMENTATION,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+        _require(eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "1 or more")
+        _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "a number from 0 to below 1")
+        _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
+        _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
+        _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
+        _require(mean is None or all(0 <= v <= 1 for v in mean), "mean", mean, "numbers from 0 to 1")
+        _require(std is None or all(0 < v <= 1 for v in std), "std", std, "numbers above 0, at most 1")
+        _require(seed >= 0, "seed", seed, "0 or more")
+        for name, values in (("mean", mean), ("std", std)):
+            _require(values is None or len(values) == 3, name, values, "three numbers: red, green, blue")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.num_train = num_train
+        self.classes = None if classes is None else [str(name) for name in classes]  # a digit is a name, too
+        self.augment = augment
+        self.mean = mean
+        self.std = std
+        self.seed = seed
+        self._sets: dict[str, tuple[Tensor, Tensor]] = {}
+
+    # What a source adds.
+
+    @abstractmethod
+    def source_classes(self) -> Sequence[str]:
+        """Names of all classes of the source, in the order of its labels. Cheap: called before any image is read."""
+
+    @abstractmethod
+    def load(self, split: Split) -> tuple[Images, Labels]:
+        """Reads a split: uint8 images (n, h, w, 3) and labels (n,), which count in `source_classes`."""
+
+    # What all share.
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes used, in the order of the labels of the batches."""
+        source = list(self.source_classes())
+        if self.classes is None:
+            return source
+        unknown = [name for name in self.classes if name not in source]
+        _require(not unknown, "classes", unknown, f"some of {', '.join(source)}")
+        _require(len(set(self.classes)) == len(self.classes) >= 2, "classes", self.classes, "two or more, each once")
+        return list(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the images that have been read."""
+        images, _ = next(iter(self._sets.values()))
+        return images.shape[1], images.shape[2]
+
+    @property
+    def num_train_batches(self) -> int:
+        """Batches an epoch, on each rank."""
+        return len(self._set("train")[0]) // self.batch_size
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs: `fit` and `validate` never read the test images."""
+        if stage in ("fit", "validate"):
+            self._set("train" if stage == "fit" else "val")
+        else:
+            self._set("test")
+        if self.mean is None:
+            self.mean, self.std = channel_statistics(self._set("train")[0].numpy())
+
+    def sample(self, num: int) -> Tensor:
+        """Normalised training images (n, c, h, w), evenly from all of them: `num`, or all if there are fewer."""
+        images, labels = self._set("train")
+        index = torch.linspace(0, len(images) - 1, min(num, len(images))).long()
+        assert self.mean is not None and self.std is not None
+        loader = EvalLoader(images[index], labels[index], batch_size=num, mean=self.mean, std=self.std)
+        return next(iter(loader))[0]
+
+    def describe(self) -> dict[str, Any]:
+        """The arguments that make this source again, classes and statistics filled in, as a recipe would give them."""
+        values = {name: getattr(self, name) for name in parameter_names(type(self))}
+        values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
+        del values["seed"]  # the run's, see `seed_everything`
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
+
+    def summary(self) -> str:
+        """One line about what is trained on."""
+        train, val = (len(self._set(name)[0]) for name in ("train", "val"))
+        height, width = self.image_shape
+        classes = len(self.class_names)
+        return f"{train:,} training and {val:,} validation images of {height}x{width} pixels in {classes} classes"
+
+    def train_dataloader(self) -> TrainLoader:
+        """Augmented batches of the training images."""
+        images, labels = self._set("train")
+        loader = TrainLoader(
+            images.to(self._device),
+            labels.to(self._device),
+            batch_size=self.batch_size,
+            augmentation=self.augment or Augmentation(crop_padding=0, flip=False),
+            seed=self.seed,
+            num_classes=len(self.class_names),
+            **self._shared,
+        )
+        return loader
+
+    def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
+        """The validation images; no loader if there are none.
+
+        Raises:
+            ConfigurationError: when there are none, but `validate` wants them.
+        """
+        if self.val_fraction:
+            return self._eval_loader("val")
+        wanted = self.trainer is not None and self.trainer.state.fn == "validate"
+        _require(not wanted, "val_fraction", 0, "a number above 0 to `validate`")
+        return []
+
+    def test_dataloader(self) -> EvalLoader:
+        """The test images."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> EvalLoader:
+        """The test images."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, name: str) -> EvalLoader:
+        images, labels = self._set(name)
+        return EvalLoader(
+            images.to(self._device), labels.to(self._device), batch_size=self.eval_batch_size, **self._shared
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        return {"mean": self.mean, "std": self.std, **ranks}
+
+    def _set(self, name: str) -> tuple[Tensor, Tensor]:
+        if name not in self._sets:
+            self._sets |= self._read_test() if name == "test" else self._read_train()
+        return self._sets[name]
+
+    def _read_test(self) -> dict[str, tuple[Tensor, Tensor]]:
+        images, labels = self._chosen("test")
+        return {"test": (torch.from_numpy(images), torch.from_numpy(labels))}
+
+    def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
+        images, labels = self._chosen("train")
+        train, val = split_indices(labels, self.val_fraction, self.num_train, self.split_seed, self.class_names)
+        parts = {"train": train, "val": val}
+        return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
+
+    def _chosen(self, split: Split) -> tuple[Images, Labels]:
+        """The split's images of the chosen classes, relabelled."""
+        images, labels = self.load(split)
+        names, source = self.class_names, list(self.source_classes())
+        if names != source:
+            new_label = np.full(len(source), -1)
+            new_label[[source.index(name) for name in names]] = np.arange(len(names))
+            labels = new_label[labels]
+            images, labels = images[labels >= 0], labels[labels >= 0]
+        if not len(images):
+            raise DataError(f"{type(self).__name__}: there are no {split} images")
+        # a view of (n, c, h, w) or BGR images is fine for a source; torch wants them laid out
+        return np.ascontiguousarray(images), labels
+
+
+def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of uint8 images (n, h, w, c), on the scale 0 to 1, exact."""
+    values = np.arange(256)
+    mean, std = [], []
+    for channel in range(images.shape[-1]):
+        histogram = np.bincount(images[..., channel].ravel(), minlength=256)
+        centre = float((histogram * values).sum() / histogram.sum())
+        variance = float((histogram * (values - centre) ** 2).sum() / histogram.sum())
+        mean.append(centre / 255)
+        # a channel without any contrast has no scale: one grey level keeps the division finite
+        std.append(max(variance**0.5, 1.0) / 255)
+    return mean, std
+
+
+def parameter_names(cls: type) -> list[str]:
+    """Names of the parameters of a class' constructor, its bases' included, in order."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            kinds = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]  # of a class, on purpose
+            names |= {p.name: None for p in kinds if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+        if base is ImageDataModule:
+            break
+    return list(names)

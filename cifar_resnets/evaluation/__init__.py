@@ -1,0 +1,1 @@
+"""Numbers from predictions: accuracies, calibration, test-time augmentation, mistakes."""

@@ -1,0 +1,1 @@
+"""Every figure, drawn by one function each; knows nothing of Lightning."""

@@ -1,0 +1,1 @@
+"""Theoretical, measured and effective receptive fields of any network; stands alone."""

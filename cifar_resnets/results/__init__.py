@@ -1,0 +1,1 @@
+"""The folders of runs, read back without torch."""

@@ -1,0 +1,132 @@
+"""Two evaluations of the same images: which became right, which became wrong, and whether that may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_resnets.results.csv_files import Predictions
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two networks differ on the images of a class, or on all.
+
+    Args:
+        name: of the class.
+        images: how many there are.
+        correct: how many of them are right for the first and for the second network.
+        newly_right: images that only the second network classifies rightly.
+        newly_wrong: images that only the first network classifies rightly.
+        p_value: of McNemar's test; corrected where it is one of several.
+    """
+
+    name: str
+    images: int
+    correct: tuple[int, int]
+    newly_right: int
+    newly_wrong: int
+    p_value: float
+
+    @property
+    def change(self) -> float:
+        """Of the accuracy from the first to the second network, from -1 to 1; 0 without images."""
+        return (self.correct[1] - self.correct[0]) / max(self.images, 1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All differences of two networks.
+
+    Args:
+        overall: on all images.
+        classes: on each class, their p-values corrected by `holm`.
+        newly_right: positions in the data of the images that only the second network classifies rightly.
+        newly_wrong: positions of those that only the first one does.
+    """
+
+    overall: Difference
+    classes: list[Difference]
+    newly_right: NDArray[np.int64]
+    newly_wrong: NDArray[np.int64]
+
+
+def compare(first: Predictions, second: Predictions) -> Comparison:
+    """Compares two evaluations of the same images.
+
+    Raises:
+        ValueError: with the reason, when they are not of the same images.
+    """
+    if len(first.labels) != len(second.labels):
+        raise ValueError(f"they tested {len(first.labels):,} and {len(second.labels):,} images")
+    if first.label_names != second.label_names:
+        raise ValueError("they tested images of other classes, or in another order")
+    right = first.labels == first.predicted, second.labels == second.predicted
+    each = [_difference(name, first.labels == label, *right) for label, name in enumerate(first.class_names)]
+    corrected = holm([difference.p_value for difference in each])
+    classes = [
+        Difference(d.name, d.images, d.correct, d.newly_right, d.newly_wrong, p)
+        for d, p in zip(each, corrected, strict=True)
+    ]
+    overall = _difference("all", np.ones_like(right[0]), *right)
+    return Comparison(overall, classes, np.flatnonzero(~right[0] & right[1]), np.flatnonzero(right[0] & ~right[1]))
+
+
+def _difference(name: str, of: Mask, first: Mask, second: Mask) -> Difference:
+    newly_right, newly_wrong = int((of & ~first & second).sum()), int((of & first & ~second).sum())
+    correct = int((of & first).sum()), int((of & second).sum())
+    return Difference(name, int(of.sum()), correct, newly_right, newly_wrong, mcnemar(newly_right, newly_wrong))
+
+
+def mcnemar(newly_right: int, newly_wrong: int) -> float:
+    """How probable a difference at least as large is if two networks are equally good: two-sided and exact.
+
+    Source: McNemar (1947), "Note on the sampling error of the difference between correlated proportions or
+    percentages". Departure: the binomial distribution itself, not its approximation by chi-squared, which is wrong for
+    few images.
+
+    Args:
+        newly_right: images that only the second network classifies rightly.
+        newly_wrong: images that only the first one does.
+    """
+    if newly_right == newly_wrong:
+        return 1.0
+    images, ways, total = newly_right + newly_wrong, 1, 1
+    for fewer in range(min(newly_right, newly_wrong)):
+        ways = ways * (images - fewer) // (fewer + 1)  # a whole number each time: a binomial coefficient
+        total += ways
+    return min(1.0, total / (1 << (images - 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p-values for how many they are: the chance of one wrong finding among all stays below the level.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
+    """
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def differing_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
+    """The dotted keys that are not the same everywhere, with the value of each; None where there is no such key."""
+    flat = [flat_settings(config) for config in configs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    rows = {key: [each.get(key) for each in flat] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def flat_settings(config: Any, prefix: str = "") -> dict[str, str]:
+    """A configuration as one level of dotted keys, the values as YAML has them."""
+    if isinstance(config, Mapping) and config:
+        parts = [flat_settings(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in config.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    return {prefix: "null" if config is None else str(config).lower() if isinstance(config, bool) else str(config)}

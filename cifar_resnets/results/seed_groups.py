@@ -1,0 +1,170 @@
+"""Runs that differ only in their seed, and the mean and spread of their accuracies."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cifar_resnets.results.comparison import differing_settings
+from cifar_resnets.results.trained_runs import Setup, TrainedRun
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and spread of accuracies from 0 to 1.
+
+    Args:
+        mean: of all.
+        std: sample standard deviation, that is with n - 1; None for one value.
+        interval: where the mean of very many seeds is with 95 % confidence; None for one value.
+        lowest, highest: of all.
+    """
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one name and with the same settings.
+
+    Args:
+        name: of the runs.
+        network: that was trained.
+        settings: what tells it from other groups of that name, by the keys of the command line.
+        runs: those with a result, one a seed, in the order of the seeds.
+        num_missing: seeds of which no run has a result.
+        notes: what a reader should know of it.
+    """
+
+    name: str
+    network: str
+    settings: dict[str, str]
+    runs: list[TrainedRun]
+    num_missing: int
+    notes: list[str]
+
+    @property
+    def test(self) -> Spread | None:
+        """Of the test accuracy."""
+        return spread([run.accuracy for run in self.runs])
+
+    @property
+    def val_mean(self) -> float | None:
+        """Mean of the best validation accuracies; None unless all are known, or it would be about other runs."""
+        known = [run.val_accuracy for run in self.runs if run.val_accuracy is not None]
+        return statistics.fmean(known) if known and len(known) == len(self.runs) else None
+
+
+def group_runs(runs: Sequence[TrainedRun]) -> list[Group]:
+    """Puts together what differs only in the seed; runs of which nobody knows what was trained are left out."""
+    members: dict[Key, list[tuple[Setup, TrainedRun]]] = {}
+    for run in runs:
+        if run.setup is not None:
+            key = run.setup.name, tuple(sorted(run.setup.settings.items()))
+            members.setdefault(key, []).append((run.setup, run))
+    names = dict.fromkeys(name for name, _ in members)
+    return [group for name in names for group in _groups(name, [m for key, m in members.items() if key[0] == name])]
+
+
+def _groups(name: str, members: Sequence[Sequence[tuple[Setup, TrainedRun]]]) -> list[Group]:
+    setups = [member[0][0] for member in members]
+    settings = distinguishing([setup.settings for setup in setups])
+    return [_group(name, *parts) for parts in zip(setups, settings, members, strict=True)]
+
+
+def _group(name: str, setup: Setup, settings: dict[str, str], members: Sequence[tuple[Setup, TrainedRun]]) -> Group:
+    by_seed: dict[int, list[TrainedRun]] = {}
+    for own, run in members:
+        by_seed.setdefault(own.seed, [])
+        by_seed[own.seed] += [] if run.problem else [run]
+    of_seed = {seed: sorted(by_seed[seed], key=lambda run: run.started) for seed in sorted(by_seed)}
+    runs = [each[-1] for each in of_seed.values() if each]
+    older = [
+        f"{run.folder} is left out: {each[-1].folder} has the same seed, {seed}, and is newer"
+        for seed, each in of_seed.items()
+        for run in each[:-1]
+    ]
+    return Group(name, setup.network, settings, runs, len(of_seed) - len(runs), [*older, *_notes(name, runs)])
+
+
+def _notes(name: str, runs: Sequence[TrainedRun]) -> list[str]:
+    unread = [f"{run.folder}: {note}" for run in runs for note in run.notes]
+    unread += [f"{run.folder}: its validation accuracy is not known" for run in runs if run.val_accuracy is None]
+    commits = list(dict.fromkeys(run.commit[:10] or "unknown" for run in runs))
+    several = [f"{name}: its runs are of several versions of the code, {', '.join(commits)}"]
+    return unread + (several if len(commits) > 1 else [])
+
+
+def distinguishing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """For each of several groups the settings that are not the same in all, by the keys of the command line.
+
+    What another class has by default is not listed beside the name of the class, and the network is not a setting.
+    """
+    differing = differing_settings(settings)
+    classes = [key.removesuffix("class_path") for key in differing if key.endswith(".class_path")]
+    for key, values in list(differing.items()):
+        is_of_class = any(f"{key}.".startswith(f"{each}init_args.") for each in classes)
+        if key == "model.network" or (is_of_class and len({value for value in values if value is not None}) == 1):
+            del differing[key]
+    return [
+        {_typed(key): _short(key, value) for key, values in differing.items() if (value := values[index]) is not None}
+        for index in range(len(settings))
+    ]
+
+
+def _typed(key: str) -> str:
+    """A key as it is typed: data.batch_size for data.init_args.batch_size."""
+    return key.replace(".init_args", "").removesuffix(".class_path")
+
+
+def _short(key: str, value: str) -> str:
+    """A value, of classes their names only."""
+    return ", ".join(each.rpartition(".")[2] for each in value.split(", ")) if key.endswith(".class_path") else value
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and spread of parts of 1; None of no values."""
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Spread(mean, None, None, mean, mean)
+    std = statistics.stdev(values)
+    half = t_quantile(len(values) - 1) * std / math.sqrt(len(values))
+    ends = max(mean - half, 0.0), min(mean + half, 1.0)  # no accuracy is outside
+    return Spread(mean, std, ends, min(values), max(values))
+
+
+def t_quantile(freedom: int, inside: float = 0.95) -> float:
+    """How far from 0 a variable with Student's distribution stays with a probability.
+
+    Source: Abramowitz and Stegun (1964), "Handbook of Mathematical Functions", 26.7.3 and 26.7.4: a finite sum, which
+    is solved by bisection, and spares the import of SciPy.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+        inside: the probability.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _inside(middle, freedom) < inside else (low, middle)
+    return math.sqrt(freedom) * math.tan(high)
+
+
+def _inside(angle: float, freedom: int) -> float:
+    """Probability of an absolute value below sqrt(freedom) * tan(angle)."""
+    is_odd, cosine, total = freedom % 2, math.cos(angle), 0.0
+    term = cosine if is_odd else 1.0
+    for power in range(is_odd, freedom - 1, 2):
+        total += term
+        term *= cosine * cosine * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if is_odd else math.sin(angle) * total

@@ -1,0 +1,57 @@
+"""Where a fit stands when a checkpoint is written, put so that Lightning goes on exactly there.
+
+Lightning 2.6 saves its counters as they happen to be in the middle of a hook. What a resumed fit makes of them is off
+by a logging step within an epoch, skips a validation that was due, and ends an epoch twice. Here a checkpoint says that
+the hook is over. tests/callbacks/test_exact_resume.py compares resumed runs with uninterrupted ones, and so notices if
+Lightning should change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.loops.evaluation_loop import RestartStage
+
+Place = Literal["batch", "validation", "epoch"]
+
+
+def settle(trainer: pl.Trainer, loops: dict[str, Any]) -> Place:
+    """Puts the counters of a fit into the state in which they will be after the hook that is running.
+
+    Args:
+        trainer: in a fit.
+        loops: the part `fit_loop` of the checkpoint's `loops`, which is changed.
+
+    Returns:
+        What has just ended: a batch, a validation, or an epoch.
+    """
+    batch, epoch = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    if epoch["current"]["processed"] > epoch["current"]["completed"]:
+        _complete(epoch)
+        loops["state_dict"].pop("combined_loader", None)  # the next epoch begins with its first batch
+        return "epoch"
+    if batch["current"]["processed"] == batch["current"]["completed"]:
+        return "validation"
+    _complete(batch)
+    # private: whether a validation follows, which is logged at the step before
+    if not trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]  # it is there
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    return "batch"
+
+
+def enter(trainer: pl.Trainer, place: Place) -> None:
+    """Called at the start of a resumed training, when Lightning has restored the counters."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    if place == "epoch":
+        epoch_loop.restarting = False  # it starts anew: nothing of it was done
+    elif place == "batch":
+        # private: for all that Lightning knows, a validation was interrupted before its first batch; it looks at this
+        # only where one is due
+        epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        epoch_loop.val_loop.batch_progress.current.reset()
+
+
+def _complete(progress: dict[str, Any]) -> None:
+    for part in ("total", "current"):
+        progress[part]["completed"] += 1

@@ -1,0 +1,1 @@
+"""What has nothing to do with networks: atomic files, allocator, sandbox for modules."""

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, seeds, learning-rate search and the fast training loop."""

@@ -1,0 +1,99 @@
+"""What a command line says of checkpoints and classes; the rest of it is in test_cli.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from cifar_resnets.cli.checkpoint_args import given_checkpoint, on_top_of, read_checkpoint
+from cifar_resnets.cli.config_checks import seed_of
+from cifar_resnets.cli.parse_errors import user_error
+from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError
+from cifar_resnets.runs.checkpoint_file import write_checkpoint
+
+DIGITS = "cifar_resnets.data.digits.Digits"
+
+
+def content(data: str = DIGITS, **model: Any) -> dict[str, Any]:
+    hparams = {
+        "class_names": ["a"],
+        "lr": 0.1,
+        "schedule": {"class_path": "cifar_resnets.training.schedules.Step"},
+        **model,
+    }
+    return {"hyper_parameters": hparams, "data": {"class_path": data, "init_args": {"batch_size": 7}}, "state_dict": {}}
+
+
+def merged(args: list[str]) -> dict[str, Any]:
+    assert args[:2] == ["test", "--config"]
+    merged: dict[str, Any] = json.loads(args[2])
+    return merged
+
+
+def test_what_is_typed_comes_after_what_the_checkpoint_says() -> None:
+    args = on_top_of(content(), ["test", "--model.lr", "1"])
+    assert args[3:] == ["--model.lr", "1"]
+    assert merged(args)["data"]["init_args"] == {"batch_size": 7}
+    assert "class_names" not in merged(args)["model"]
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        content("evil.Module"),
+        content(schedule={"class_path": "evil.Schedule"}),
+        content(network_args={"deep": [{"class_path": "evil.Thing"}]}),
+        content("cifar_resnets_evil.Module"),
+        content(7),  # type: ignore[arg-type]  # on purpose
+    ],
+)
+def test_a_class_of_another_package_is_not_imported_unless_it_is_named(checkpoint: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="names the class (evil|cifar_resnets_evil|7)"):
+        on_top_of(checkpoint, ["test"])
+
+
+def test_a_class_that_the_user_names_is_taken() -> None:
+    for args in (["test", "--data", "mine.Source"], ["test", "--data=mine.Source"]):
+        assert merged(on_top_of(content("mine.Source"), args))["data"]["class_path"] == "mine.Source"
+        assert merged(on_top_of(content("evil.Source"), args))["data"]["class_path"] == "mine.Source"
+
+
+def test_only_an_evaluation_needs_a_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(content(), tmp_path / "x.ckpt")
+    assert given_checkpoint(["fit", "--ckpt_path", str(tmp_path / "x.ckpt")]) is None
+    assert given_checkpoint(["test", f"--ckpt_path={tmp_path}/x.ckpt"]) == content()
+    assert given_checkpoint(["test", "--help"]) is None
+    with pytest.raises(ConfigurationError, match="validate: --ckpt_path is missing"):
+        given_checkpoint(["validate"])
+
+
+def test_what_fit_has_not_written_is_refused(tmp_path: Path) -> None:
+    write_checkpoint({"state_dict": {}}, tmp_path / "x.ckpt")
+    torch.save(content(), tmp_path / "y.ckpt")
+    for name in ("x.ckpt", "y.ckpt", "z.ckpt"):
+        with pytest.raises(CheckpointError, match=rf"--ckpt_path: .*{name}"):
+            read_checkpoint(str(tmp_path / name))
+
+
+def test_the_culprit_is_found_behind_the_errors_of_others() -> None:
+    try:
+        try:
+            raise DataError("cat/7.png")
+        except DataError as error:
+            raise TypeError("of the parser") from error
+    except TypeError as error:
+        assert str(user_error(error)) == "cat/7.png"
+    assert isinstance(user_error(MisconfigurationException("devices")), ConfigurationError)
+    assert user_error(TypeError("a bug")) is None
+
+
+@pytest.mark.parametrize("seed", [-1, True, False])
+def test_a_seed_that_numbers_no_images(seed: bool | int) -> None:
+    with pytest.raises(ConfigurationError, match="seed_everything"):
+        seed_of(seed)
+    assert seed_of(3) == 3

@@ -1,0 +1,140 @@
+"""What no parser refuses; `tests/faults/test_usage_faults.py` does the same from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar_resnets.callbacks.lr_finder import LRFinder
+from cifar_resnets.cli.config_checks import check_recipes, check_values
+from cifar_resnets.data.cifar import CIFAR10
+from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.training.schedules import OneCycle
+
+GOOD = "name: x\nmodel: {lr: 0.1}\ndata: Digits\nexplain:\ntrainer: {max_epochs: 1}\n"
+
+
+def refusal(check: Any, *args: Any) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        check(*args)
+    assert "\n" not in " ".join(str(error.value).split())
+    return str(error.value)
+
+
+def recipe(folder: Path, content: str | bytes) -> list[str]:
+    path = folder / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return ["fit", "--config", str(path)]
+
+
+# Recipes.
+
+
+@pytest.mark.parametrize("flags", [["-c", "PATH"], ["--config", "PATH"], ["--config=PATH"], ["-cPATH"]])
+def test_each_way_to_give_a_recipe(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    check_recipes(["fit", *(flag.replace("PATH", str(tmp_path / "good.yaml")) for flag in flags)])
+    bad = [flag.replace("PATH", str(tmp_path / "gone.yaml")) for flag in flags]
+    assert "gone.yaml cannot be read (No such file" in refusal(check_recipes, ["fit", "--model.lr", "1", *bad])
+
+
+def test_what_is_no_file_is_left_to_the_parser() -> None:
+    check_recipes(["fit", "-c", '{"model": {"lr": 1}}'])
+    check_recipes(["fit", "-c"])
+    check_recipes(["fit"])
+
+
+def test_anchors_and_merged_keys_are_no_repetition(tmp_path: Path) -> None:
+    text = "base: &base {a: 1, b: 2}\nmodel: {<<: *base, a: 3}\ntrainer: {<<: [*base, *base]}\n"
+    check_recipes(recipe(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("- a", "is a list"),
+        ("model: {lr: 1}\nmodel: {lr: 2}\n", "the key model is there twice, in lines 1 and 2"),
+        ("model:\n  deep:\n    a: 1\n    b: 1\n    a: 1\n", "the key a is there twice, in lines 3 and 5"),
+        ("model:\n", "model: nothing is not allowed"),
+        ("trainer: [1]\n", "trainer: [1] is not allowed"),
+        ("a: [", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
+        ("day: 2026-02-31\n", "is not valid YAML"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, content: str | bytes, said: str) -> None:
+    line = refusal(check_recipes, recipe(tmp_path, content))
+    assert line.startswith(f"--config: {tmp_path}/recipe.yaml") and said in line
+
+
+def test_a_list_is_not_made_a_set_of_keys(tmp_path: Path) -> None:
+    check_recipes(recipe(tmp_path, "model: {widths: [8, 8, 8]}\n"))
+
+
+# Values.
+
+
+def values(**trainer: Any) -> dict[str, Any]:
+    return {"seed_everything": 0, "model": {"schedule": None}, "data": None, "trainer": trainer}
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed", "refused"),
+    [
+        ("max_epochs", [1, -1, None], [0, -2]),
+        ("max_steps", [1, -1], [0, -2]),
+        ("accumulate_grad_batches", [1], [0]),
+        ("check_val_every_n_epoch", [1, None], [0]),
+        ("limit_train_batches", [1, 0.1, None], [0, 0.0, -1]),
+        ("limit_val_batches", [0, 0.5], [-1]),
+        ("gradient_clip_val", [None, 0, 1.5], [-1]),
+        ("val_check_interval", [0.5, 100, "00:00:10:00"], [0]),
+        ("devices", ["auto", "0,1", "1", 2, -1, [0]], [0, "0"]),
+        ("barebones", [False], [True]),
+    ],
+)
+def test_numbers_of_the_trainer(key: str, allowed: list[Any], refused: list[Any]) -> None:
+    for value in allowed:
+        check_values("fit", values(**{key: value}))
+    for value in refused:
+        assert refusal(check_values, "fit", values(**{key: value})).startswith(f"trainer.{key}: ")
+
+
+def test_seeds() -> None:
+    check_values("fit", {"seed_everything": 2**32 - 1})
+    assert "4294967295" in refusal(check_values, "fit", {"seed_everything": 2**32})
+
+
+@pytest.mark.parametrize("section", ["trainer", "model", "checkpoint"])
+def test_sections_have_keys(section: str) -> None:
+    assert refusal(check_values, "fit", {section: 5}).startswith(f"{section}: 5 is not allowed")
+
+
+def spec(cls: type, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def test_null_is_refused_where_a_class_does_not_take_it() -> None:
+    check_values("fit", {"data": spec(CIFAR10, num_train=None, classes=None, augment=None, mean=None)})
+    for name in ("root", "batch_size", "val_fraction"):  # its own, and its base's
+        line = refusal(check_values, "fit", {"data": spec(CIFAR10, **{name: None})})
+        assert line.startswith(f"data.{name}: null is not allowed")
+    both = [spec(LRFinder), spec(LRFinder, num_steps=None)]
+    assert refusal(check_values, "fit", values(callbacks=both)).startswith("trainer.callbacks.num_steps: null")
+    check_values("fit", {"data": {"class_path": "no.such.Class", "init_args": {"a": None}}})
+
+
+class Own(LRFinder):
+    """A finder of a user's own."""
+
+
+def test_a_rate_to_be_found_needs_a_finder() -> None:
+    wanted = {"model": {"schedule": spec(OneCycle, lr_min="found")}, "ckpt_path": None}
+    assert "LRFinder" in refusal(check_values, "fit", {**wanted, "trainer": {"callbacks": None}})
+    for enough in ({"callbacks": [spec(LRFinder)]}, {"callbacks": [spec(Own)]}, {"fast_dev_run": True}):
+        check_values("fit", {**wanted, "trainer": enough})
+    check_values("fit", {**wanted, "ckpt_path": "last.ckpt"})
+    check_values("find_lr", wanted)

@@ -1,0 +1,126 @@
+"""What every run shows of its mistakes: on by default, off by one key, and nothing of the training changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support import TINY, Result
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_resnets.callbacks.confusion import Confusion
+from cifar_resnets.callbacks.misclassified import Misclassified
+from cifar_resnets.callbacks.report_writer import ReportWriter
+from cifar_resnets.cli.default_callbacks import Explanations
+from cifar_resnets.errors import ConfigurationError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Cli = Callable[..., Result]
+
+FIGURES = {"matrix", "class_accuracy", "pairs", "calibration", "precision_recall"}
+GALLERIES = {"val_misclassified/most_confident", "val_misclassified/same_images", "test_misclassified/most_confident"}
+CONFUSIONS = {f"{stage}_confusion/{name}" for stage in ("val", "test") for name in FIGURES}
+
+
+@pytest.fixture
+def fit(cli: Cli) -> Callable[..., Path]:
+    """Runs a tiny fit with some arguments; the run's folder."""
+    Path("tiny.yaml").write_text(TINY)
+
+    def run(name: str, *args: str) -> Path:
+        result = cli("fit", "-c", "tiny.yaml", "--name", name, *args)
+        assert (result.status, result.err) == (0, ""), result.err
+        return Path(f"logs/{name}/version_0")
+
+    return run
+
+
+def images(run_dir: Path) -> set[str]:
+    return set(EventAccumulator(str(run_dir)).Reload().Tags()["images"])
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_all_is_on_by_default_off_by_one_key_and_the_weights_are_the_same(fit: Callable[..., Path]) -> None:
+    on, off = fit("on"), fit("off", "--explain", "null")
+    assert images(on) == GALLERIES | CONFUSIONS
+    assert {path.stem for path in (on / "figures").iterdir()} == {
+        tag.replace("/", "_") for tag in GALLERIES | CONFUSIONS
+    }
+    assert (on / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert images(off) == set()
+    extra = {path.name for path in on.iterdir()} - {path.name for path in off.iterdir()}
+    files = {
+        "report.html",
+        "layers.csv",
+        "gallery.npz",
+        "mistakes.npz",
+        "test_predictions.csv",
+        "test_calibration.json",
+    }
+    assert {name for name in extra if not name.startswith("events")} == files | {"figures"}
+    with_it, without = weights(on), weights(off)
+    assert all(torch.equal(with_it[key], without[key]) for key in without)
+
+
+@pytest.mark.parametrize("command", [("test",), ("fit", "-c", "tiny.yaml")])
+def test_a_checkpoint_of_a_run_that_had_it_is_read_without_it_in_silence(
+    fit: Callable[..., Path], cli: Cli, command: tuple[str, ...], recwarn: pytest.WarningsRecorder
+) -> None:
+    best = fit("on") / "checkpoints/best.ckpt"
+    result = cli(*command, "--ckpt_path", str(best), "--explain", "null")
+    assert (result.status, result.err) == (0, "")
+    assert not [each for each in recwarn if "ckpt_path" in str(each.message)]
+
+
+def test_a_part_is_turned_off_by_its_own_key(fit: Callable[..., Path]) -> None:
+    assert images(fit("a", "--explain.confusion", "null", "--explain.report", "false")) == GALLERIES
+    assert not Path("logs/a/version_0/report.html").exists()
+    assert images(fit("b", "--explain.misclassified", "null")) == CONFUSIONS
+
+
+def test_what_a_run_saved_can_be_trained_again(fit: Callable[..., Path], cli: Cli) -> None:
+    run = fit("first", "--explain.misclassified.num_samples", "3", "--explain.misclassified.method", "layercam")
+    again = fit("again", "-c", str(run / "config.yaml"), "--name", "again")
+    one, two = (yaml.safe_load((each / "config.yaml").read_text())["explain"] for each in (run, again))
+    assert one == two
+    assert two["misclassified"]["init_args"]["num_samples"] == 3
+
+
+def test_bad_values_end_in_a_line_before_anything_is_trained(cli: Cli) -> None:
+    Path("tiny.yaml").write_text(TINY)
+    cases = {
+        "--explain.misclassified.method=gradcamm": "gradcamm is not allowed, give one of gradcam",
+        "--explain.misclassified.num_samples=0": "num_samples: 0 is not allowed",
+        "--explain.confusion.every_n_epochs=0": "every_n_epochs: 0 is not allowed",
+        "--explain.misclassified.layers=[layer9]": "layer9",
+        "--explain.misclassified.sampels=4": "sampels",
+    }
+    for arg, named in cases.items():
+        result = cli("fit", "-c", "tiny.yaml", *arg.split("=", 1))
+        assert (result.status, result.err.count("\n")) == (2, 1), result.err
+        assert named in result.err
+        assert "epoch" not in result.out
+
+
+def test_a_callback_of_the_recipe_takes_the_place_of_the_same_one(tmp_path: Path) -> None:
+    named, own = Misclassified(num_samples=4), Explanations(Misclassified(), Confusion())
+    given = list(own.callbacks(tmp_path, [named]))
+    assert [type(each) for each in given] == [Confusion, ReportWriter]
+    assert named.run_dir == own.confusion.run_dir == tmp_path
+    with pytest.raises(ConfigurationError, match="Misclassified is there twice"):
+        list(own.callbacks(tmp_path, [named, Misclassified()]))
+
+
+def test_the_memory_of_fifty_validations_with_all_callbacks_is_flat() -> None:
+    # in a process of its own: this one has freed memory of other tests to give
+    command = [sys.executable, str(Path(__file__).parent / "many_validations.py")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    assert float(done.stdout.splitlines()[-1]) < 20  # MB

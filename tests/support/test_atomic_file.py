@@ -1,0 +1,57 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cifar_resnets.support.atomic_file import replacing
+
+
+def test_takes_the_place_at_the_end_and_may_be_read_by_others(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.bin", tmp_path / "b.bin"
+    path.write_bytes(b"before")
+    with replacing(path) as file:
+        file.write(b"after")
+        file.flush()
+        assert path.read_bytes() == b"before"
+    other.touch()
+    assert path.read_bytes() == b"after"
+    assert path.stat().st_mode == other.stat().st_mode  # as the user's umask has it
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "b.bin"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_was_there_stays_if_anything_goes_wrong(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"before")
+    with pytest.raises(type(error)) as caught, replacing(path) as file:
+        file.write(b"half")
+        raise error
+    assert caught.value is error
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_first_error_is_the_one_that_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError), replacing(tmp_path / "file" / "a.bin"):
+        pytest.fail("there is nothing to write to")
+
+
+def test_an_error_names_the_file_and_not_the_unfinished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as error, replacing(tmp_path / "x") as file:
+        file.write(b"1")
+    assert error.value.filename == str(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_a_number_keeps_its_text(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="^7 requested and 3 written$"), replacing(tmp_path / "x"):
+        raise OSError("7 requested and 3 written")  # as numpy says it

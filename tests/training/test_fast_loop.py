@@ -1,0 +1,226 @@
+"""The lean loop against Lightning's own: the same hooks in the same order, the same counters, the same weights."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+from exactness import RICH, die_when, differences
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback, ModelCheckpoint
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.profilers import SimpleProfiler
+from processes import run
+from support import TINY_NETWORK
+from test_rank_equality import trainer
+
+from cifar_resnets.callbacks.exact_resume import Continuation
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.digits import Digits
+from cifar_resnets.training.fast_loop import HOOKS, LeanEpochLoop, listeners
+from cifar_resnets.training.schedules import OneCycle
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Diary(pl.Callback):
+    """Writes down each hook of a step, with what a listener could see of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def note(self, hook: str, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        counters = str(loop.batch_progress), str(loop.scheduler_progress), str(loop.automatic_optimization.state_dict())
+        gradients = [None if p.grad is None else p.grad.sum().item() for p in module.parameters()]
+        seen = [arg.item() if isinstance(arg, torch.Tensor) else str(arg) for arg in args if not _is_optimizer(arg)]
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        self.lines.append((hook, trainer.global_step, module._current_fx_name, *counters, gradients, seen, rates))
+
+
+def _is_optimizer(arg: Any) -> bool:
+    return isinstance(arg, torch.optim.Optimizer)
+
+
+for _hook in HOOKS:  # each of them, as a callback of one's own would have it
+    setattr(Diary, _hook, lambda self, *args, _hook=_hook: self.note(_hook, *args))
+
+
+def fit(*callbacks: pl.Callback, fast: bool, ranks: int = 1, cls: type[ImageClassifier] = ImageClassifier,
+        ckpt_path: Any = None, **changes: Any) -> pl.Trainer:  # fmt: skip
+    """Two epochs of five steps of 40 images, in float64, with dropout, clipping and a validation within the epoch."""
+    pl.seed_everything(0, verbose=False)
+    data = Digits(batch_size=40, num_train=200, augment=Augmentation(crop_padding=2, cutout_size=3), seed=3)
+    network_args = {**TINY_NETWORK, "drop_rate": 0.2}
+    module = cls(data.class_names, network_args=network_args, schedule=OneCycle(), lr=0.1, fast=fast)
+    settings = {"max_epochs": 2, "precision": "64-true", "val_check_interval": 3, "gradient_clip_val": 0.5, **changes}
+    fitter = trainer(*callbacks, ranks=ranks, **settings)
+    fitter.fit(module, data, ckpt_path=ckpt_path)
+    return fitter
+
+
+def weights(fitter: pl.Trainer) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in fitter.lightning_module.state_dict().items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate_grad_batches": 2},
+        {"max_steps": 7},
+        {"gradient_clip_val": None},
+        {"gradient_clip_algorithm": "value"},
+        {"limit_train_batches": 3, "val_check_interval": 1.0},
+        {"precision": "bf16-mixed"},
+        {"check_val_every_n_epoch": None},
+    ],
+    ids=str,
+)
+def test_all_that_can_be_seen_of_a_step_and_the_weights_are_the_same(changes: dict[str, Any]) -> None:
+    runs = []
+    for fast in (False, True):
+        diary = Diary()
+        fitter = fit(diary, EMAWeightAveraging(decay=0.9), fast=fast, **changes)
+        loop = fitter.fit_loop.epoch_loop
+        assert isinstance(loop, LeanEpochLoop) == fast
+        runs.append((diary.lines, weights(fitter), fitter.fit_loop.state_dict(), fitter.global_step))
+    ordinary, lean = runs
+    assert len(ordinary[0]) > 30
+    for one, other in zip(ordinary[0], lean[0], strict=True):
+        assert one == other
+    assert_same(ordinary[1], lean[1])
+    assert ordinary[2:] == lean[2:]
+
+
+def test_most_steps_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    long_way: list[int] = []
+    original = _TrainingEpochLoop.advance
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", lambda self, *args: (long_way.append(1), original(self, *args)))
+    fit(fast=False)
+    assert len(long_way) == 10
+    long_way.clear()
+    fit(fast=True)
+    assert long_way == []
+    fit(fast=True, profiler=SimpleProfiler())  # which is to see every hook
+    assert len(long_way) == 10
+
+
+def test_only_what_does_something_is_called() -> None:
+    quiet, loud = pl.Callback(), LambdaCallback(on_train_batch_end=print)
+    fitter = trainer(quiet, loud, ranks=1)
+    fitter.strategy._lightning_module = pl.LightningModule()
+    counts = {hook: len(listeners(fitter, hook)) for hook in HOOKS}
+    assert counts == dict.fromkeys(HOOKS, 0) | {"on_train_batch_end": 1}
+
+
+class Moody(ImageClassifier):
+    """Has a say in what a step is."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        super().on_train_batch_start(batch, batch_idx)
+        return -1 if (self.current_epoch, batch_idx) == (0, 3) else None  # ends the epoch
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+
+class OwnStep(ImageClassifier):
+    """Scales the gradients by hand."""
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss * 2, *args, **kwargs)
+
+
+class OwnClipping(ImageClassifier):
+    """Clips in its own way."""
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.clip_gradients(optimizer, 0.01, "norm")
+
+
+class LogsSteps(ImageClassifier):
+    """Logs in each hook that may."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("inside", float(batch_idx), on_step=True, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.log("after", float(self.global_step))
+
+
+@pytest.mark.parametrize("cls", [Moody, OwnStep, OwnClipping, LogsSteps])
+@pytest.mark.filterwarnings("ignore")
+def test_modules_of_ones_own(cls: type[ImageClassifier]) -> None:
+    ordinary, lean = (fit(fast=fast, cls=cls, gradient_clip_val=None) for fast in (False, True))
+    assert_same(weights(ordinary), weights(lean))
+    assert ordinary.callback_metrics.keys() == lean.callback_metrics.keys()
+    for name, value in ordinary.callback_metrics.items():
+        assert torch.equal(value, lean.callback_metrics[name]), name
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_either_loop_goes_on_within_an_epoch_where_the_other_was_left(tmp_path: Path, fast: bool) -> None:
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(saving, Continuation(), fast=fast, enable_checkpointing=True)
+    for step in (2, 3, 7):  # within an epoch, before a validation, within the last epoch
+        (path,) = tmp_path.glob(f"step={step}.ckpt")
+        assert_same(weights(whole), weights(fit(Continuation(), fast=not fast, ckpt_path=path)))
+
+
+class Final(pl.Callback):
+    """Keeps the weights of each rank."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(trainer.fit_loop.epoch_loop, LeanEpochLoop) == pl_module.hparams["fast"]
+        torch.save(pl_module.state_dict(), self.folder / f"{pl_module.hparams['fast']}-{trainer.global_rank}.pt")
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    for fast in (False, True):
+        fit(Final(tmp_path), fast=fast, ranks=2)
+    for rank in (0, 1):
+        ordinary, lean = (torch.load(tmp_path / f"{fast}-{rank}.pt", weights_only=True) for fast in (False, True))
+        assert_same(ordinary, lean)
+
+
+def test_a_trainer_gets_its_own_loop_back() -> None:
+    fitter = fit(fast=True)
+    module = ImageClassifier(Digits().class_names, network_args=TINY_NETWORK)
+    fitter.fit_loop.epoch_loop.max_steps = 12
+    fitter.fit(module, Digits(batch_size=40, num_train=200))
+    assert type(fitter.fit_loop.epoch_loop) is _TrainingEpochLoop
+    assert fitter.max_steps == 12
+
+
+def test_a_whole_run_leaves_the_same_files(tmp_path: Path) -> None:
+    """With range test, weight averaging, early stopping, mixup, stochastic depth and a checkpoint at each step."""
+    runs = []
+    for fast in (False, True):
+        content = yaml.safe_load(RICH) | {"explain": None}
+        content["model"]["fast"] = fast
+        folder = tmp_path / str(fast)
+        folder.mkdir()
+        (folder / "r.yaml").write_text(yaml.safe_dump(content))
+        before = functools.partial(die_when, _TrainingEpochLoop, "advance", 1, os.abort) if fast else None
+        assert run("fit", "-c", "r.yaml", cwd=folder, before=before).status == 0
+        runs.append(folder / "logs/rich/version_0")
+    found = differences(*runs, checkpoints=("last.ckpt", "best.ckpt", "previous.ckpt"))
+    assert [each for each in found if "hyper_parameters" not in each] == []
+    assert len(found) == 3  # `fast` itself, in each checkpoint
