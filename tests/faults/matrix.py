@@ -112,7 +112,7 @@ class Row:
 
 
 class Matrix:
-    """All rows, in the order in which they were tried."""
+    """All rows, by group, in the order in which they were tried."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
@@ -136,7 +136,7 @@ class Matrix:
         groups: dict[str, list[Row]] = {}
         for row in self._rows.values():
             groups.setdefault(row.group, []).append(row)
-        return groups
+        return dict(sorted(groups.items()))
 
     @property
     def total(self) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,18 +173,18 @@ class Launched(DDPStrategy):
 @pytest.mark.parametrize(
     ("strategy", "rank", "parent", "expected"),
     [
-        (SingleDeviceStrategy(), "0", os.getppid(), "own"),
-        (DDPStrategy(), "1", os.getppid(), "of the parent"),
-        (Launched(), "1", os.getppid(), "of the parent"),  # as Lightning's own environment is when it has started it
-        (Launched(), "0", os.getppid(), "of rank 0"),
-        (Launched(), "1", os.getpid(), "of rank 0"),  # what a fit has left behind that has started torchrun
+        (SingleDeviceStrategy(), "0", os.getppid, "own"),
+        (DDPStrategy(), "1", os.getppid, "of the parent"),
+        (Launched(), "1", os.getppid, "of the parent"),  # as Lightning's own environment is when it has started it
+        (Launched(), "0", os.getppid, "of rank 0"),
+        (Launched(), "1", os.getpid, "of rank 0"),  # what a fit has left behind that has started torchrun
     ],
 )
 def test_what_all_ranks_go_on_from(
-    strategy: Strategy, rank: str, parent: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    strategy: Strategy, rank: str, parent: Callable[[], int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setenv(START, json.dumps([parent, "of the parent"]))
+    monkeypatch.setenv(START, json.dumps([parent(), "of the parent"]))
     assert agreed_checkpoint(Path("own"), strategy) == expected
 
 
