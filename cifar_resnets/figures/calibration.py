@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cifar_resnets.evaluation.calibration import Floats, PrecisionRecall, Reliability
-from cifar_resnets.figures.style import (
-    BLUE,
-    INK,
-    MUTED,
-    PALETTE,
-    TEXT,
-    WIDTH,
-    add_legend,
-    new_figure,
-    shorten,
-    style_axes,
-)
+from cifar_resnets.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,29 +28,30 @@ def plot_reliability(reliability: Reliability) -> Figure:
         reliability: see there.
     """
     images = int(reliability.counts.sum())
-    figure = new_figure(WIDTH, WIDTH, f"Calibration: ECE {100 * reliability.ece:.2f} % of {images:,} images")
+    title = f"Calibration: ECE {100 * reliability.ece:.2f} % of {images:,} images"
+    figure = style.new_figure(style.WIDTH, style.WIDTH, title)
     above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     _draw_gaps(above, reliability)
-    style_axes(below)
-    below.stairs(100 * reliability.counts / max(images, 1), reliability.edges, fill=True, color=MUTED, alpha=0.6)
+    style.apply(below)
+    below.stairs(100 * reliability.counts / max(images, 1), reliability.edges, fill=True, color=style.MUTED, alpha=0.6)
     below.set(xlim=(0, 1), xlabel="confidence (largest probability)", ylabel="% of images")
     below.set_ylim(bottom=0)
     return figure
 
 
 def _draw_gaps(axes: Axes, reliability: Reliability) -> None:
-    style_axes(axes)
+    style.apply(axes)
     accuracy, confidence, edges = reliability.accuracy, reliability.confidence, reliability.edges
     over, under = (np.where(is_so, 1, np.nan) for is_so in (confidence > accuracy, confidence < accuracy))
-    axes.stairs(accuracy, edges, fill=True, color=BLUE, label="accuracy")
+    axes.stairs(accuracy, edges, fill=True, color=style.BLUE, label="accuracy")
     # neither is drawn in an empty bin, which is NaN
     for ends, name in ((over, "over"), (under, "under")):
-        color, label = PALETTE[name], f"gap: {name}confident"
+        color, label = style.PALETTE[name], f"gap: {name}confident"
         axes.stairs(confidence * ends, edges, baseline=accuracy, fill=True, color=color, label=label)
-    axes.hlines(accuracy, edges[:-1], edges[1:], color=INK, lw=1.5)
-    axes.plot([0, 1], [0, 1], color=INK, ls="--", lw=1)
+    axes.hlines(accuracy, edges[:-1], edges[1:], color=style.INK, lw=1.5)
+    axes.plot([0, 1], [0, 1], color=style.INK, ls="--", lw=1)
     axes.set(ylim=(0, 1), ylabel="accuracy")
-    add_legend(axes, "upper left")
+    style.add_legend(axes, "upper left")
 
 
 def plot_precision_recall(curves: Sequence[PrecisionRecall | None], class_names: Sequence[str]) -> Figure:
@@ -74,19 +64,19 @@ def plot_precision_recall(curves: Sequence[PrecisionRecall | None], class_names:
     known = {label: curve for label, curve in enumerate(curves) if curve is not None}
     areas = {label: curve.average_precision for label, curve in known.items()}
     mean = np.mean(list(areas.values())) if known else np.nan
-    figure = new_figure(WIDTH, 0.9 * WIDTH, f"Precision and recall: mean AP {mean:.3f}")
+    figure = style.new_figure(style.WIDTH, 0.9 * style.WIDTH, f"Precision and recall: mean AP {mean:.3f}")
     axes = figure.add_subplot()
-    style_axes(axes)
+    style.apply(axes)
     few = len(curves) <= MOST_CURVES
     for rank, label in enumerate(known if few else sorted(known, key=areas.__getitem__)[:NUM_WORST]):
-        text = f"{shorten(class_names[label], 16)} {areas[label]:.3f}"
+        text = f"{style.shorten(class_names[label], 16)} {areas[label]:.3f}"
         color = f"C{label if few else rank}"  # a class of few keeps its color
         axes.plot(_RECALLS, known[label].at(_RECALLS), lw=1.2, label=text, color=color)
     if not few and known:
-        axes.plot(_RECALLS, _mean_curve(known), lw=2, color=INK, label="mean of the classes")
+        axes.plot(_RECALLS, _mean_curve(known), lw=2, color=style.INK, label="mean of the classes")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     if axes.lines:
-        add_legend(axes, "lower left", 0.85 * TEXT)
+        style.add_legend(axes, "lower left", 0.85 * style.TEXT)
     return figure
 
 

@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cifar_resnets.evaluation.calibration import ConfusedPair, Counts, Floats, row_percent
-from cifar_resnets.figures.style import (
-    BLUE,
-    INK,
-    LINE,
-    MUTED,
-    ORANGE,
-    TEXT,
-    WIDTH,
-    font_size,
-    name_columns,
-    name_rows,
-    new_figure,
-    shorten,
-    style_axes,
-    text_width,
-)
+from cifar_resnets.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,16 +30,16 @@ def plot_confusion(confusion: Counts, class_names: Sequence[str]) -> Figure:
         confusion: counts (num_classes, num_classes); rows are true, columns predicted classes.
         class_names: names of the classes.
     """
-    names, images = [shorten(name) for name in class_names], int(confusion.sum())
+    names, images = [style.shorten(name) for name in class_names], int(confusion.sum())
     numbered, cell = len(names) <= MOST_WITH_NUMBERS, _cell_size(len(names))
-    side, margin = cell * len(names), text_width(names, font_size(cell)) + 30
+    side, margin = cell * len(names), style.text_width(names, style.font_size(cell)) + 30
     accuracy = confusion.diagonal().sum() / images if images else np.nan
     title = f"Accuracy {100 * accuracy:.2f} % of {images:,} images"
-    figure = new_figure(max(side + margin + (0 if numbered else 80), 250), side + margin + 25, title)
+    figure = style.new_figure(max(side + margin + (0 if numbered else 80), 250), side + margin + 25, title)
     axes = figure.add_subplot(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     percent = row_percent(confusion)
     _fill_cells(axes, percent, STRENGTH if numbered else 1, gap=0.02 if numbered else 0)
-    _mark_absent(axes, percent, font_size(cell))
+    _mark_absent(axes, percent, style.font_size(cell))
     _name_sides(axes, names, cell)
     if numbered:
         _number_cells(axes, confusion, cell)
@@ -73,7 +58,7 @@ def _cell_size(num_classes: int) -> float:
 def _fill_cells(axes: Axes, percent: Floats, strength: float, gap: float = 0) -> None:
     """Colors cells by the square root of their percent: a few percent are many for a mistake."""
     levels, right = np.ceil(np.sqrt(np.nan_to_num(percent) / 100) * _LEVELS), np.eye(len(percent), dtype=bool)
-    for color, chosen in ((BLUE, right), (ORANGE, ~right)):
+    for color, chosen in ((style.BLUE, right), (style.ORANGE, ~right)):
         for level in np.unique(levels[chosen & (levels > 0)]):
             cells = np.argwhere(chosen & (levels == level))[:, ::-1]
             _fill_squares(axes, cells, 0.5 - gap, color, strength * level / _LEVELS)
@@ -90,16 +75,16 @@ def _fill_squares(axes: Axes, centers: Counts, half: float, color: str, opacity:
 
 def _mark_absent(axes: Axes, percent: Floats, size: float) -> None:
     for row in map(float, np.flatnonzero(np.isnan(percent).all(axis=1))):
-        axes.axhspan(row - 0.48, row + 0.48, color=LINE, lw=0)
-        axes.text((len(percent) - 1) / 2, row, NO_IMAGES, size=size, color=INK, ha="center", va="center")
+        axes.axhspan(row - 0.48, row + 0.48, color=style.LINE, lw=0)
+        axes.text((len(percent) - 1) / 2, row, NO_IMAGES, size=size, color=style.INK, ha="center", va="center")
 
 
 def _name_sides(axes: Axes, names: Sequence[str], cell: float) -> None:
-    name_rows(axes, names, cell)
-    name_columns(axes, names, cell)
-    axes.set_xlabel("predicted class", size=TEXT, color=MUTED)
-    axes.set_ylabel("true class", size=TEXT, color=MUTED)
-    axes.spines[:].set_color(LINE)
+    style.name_rows(axes, names, cell)
+    style.name_columns(axes, names, cell)
+    axes.set_xlabel("predicted class", size=style.TEXT, color=style.MUTED)
+    axes.set_ylabel("true class", size=style.TEXT, color=style.MUTED)
+    axes.spines[:].set_color(style.LINE)
 
 
 def cell_text(count: int, percent: float) -> str:
@@ -109,24 +94,25 @@ def cell_text(count: int, percent: float) -> str:
 
 def _number_cells(axes: Axes, confusion: Counts, cell: float) -> None:
     percent = row_percent(confusion)
-    size = min(TEXT, cell * 0.32, cell / (0.66 * max(len(str(confusion.max())), 4)))
-    style: dict[str, Any] = {"size": size, "ha": "center", "va": "center", "linespacing": 1.05, "in_layout": False}
+    size = min(style.TEXT, cell * 0.32, cell / (0.66 * max(len(str(confusion.max())), 4)))
+    layout: dict[str, Any] = {"ha": "center", "va": "center", "linespacing": 1.05, "in_layout": False}
     for row, column in np.argwhere(~np.isnan(percent)):
-        count = int(confusion[row, column])
-        axes.text(column, row, cell_text(count, percent[row, column]), color=INK if count else MUTED, **style)
+        text = cell_text(confusion[row, column], percent[row, column])
+        color = style.INK if confusion[row, column] else style.MUTED
+        axes.text(column, row, text, size=size, color=color, **layout)
 
 
 def _draw_scale(axes: Axes) -> None:
     """Draws the colors of all percents, of right images to the left and of wrong ones to the right."""
     shares, levels = np.array([0, 1, 5, 10, 25, 50, 100]), np.arange(1, _LEVELS + 1) / _LEVELS
-    for column, color in enumerate((BLUE, ORANGE)):
+    for column, color in enumerate((style.BLUE, style.ORANGE)):
         axes.bar(column, 1 / _LEVELS, 1, levels - 1 / _LEVELS, color=[(color, level) for level in levels])
     axes.set(xlim=(-0.5, 1.5), ylim=(0, 1), yticks=np.sqrt(shares / 100), yticklabels=shares)
     axes.set_xticks((0, 1), ("right", "wrong"), rotation=90)
     axes.yaxis.set(ticks_position="right", label_position="right")
-    axes.set_ylabel("percent of the true class", size=TEXT, color=MUTED)
-    axes.tick_params(labelsize=0.9 * TEXT, color=MUTED, labelcolor=MUTED)
-    axes.spines[:].set_color(MUTED)
+    axes.set_ylabel("percent of the true class", size=style.TEXT, color=style.MUTED)
+    axes.tick_params(labelsize=0.9 * style.TEXT, color=style.MUTED, labelcolor=style.MUTED)
+    axes.spines[:].set_color(style.MUTED)
 
 
 def plot_class_accuracy(accuracy: Floats, intervals: Floats, class_names: Sequence[str]) -> Figure:
@@ -137,31 +123,31 @@ def plot_class_accuracy(accuracy: Floats, intervals: Floats, class_names: Sequen
         intervals: lower and upper end of each 95 % interval (num_classes, 2).
         class_names: names of the classes.
     """
-    names, known = [shorten(name) for name in class_names], accuracy[~np.isnan(accuracy)]
+    names, known = [style.shorten(name) for name in class_names], accuracy[~np.isnan(accuracy)]
     numbered, mean = len(names) <= MOST_WITH_NUMBERS, 100 * known.mean() if len(known) else np.nan
     row = ROW if numbered else min(700 / len(names), max(7.0, 300 / len(names)))
-    figure = new_figure(WIDTH, row * len(names) + 65, f"Accuracy of the classes, mean {mean:.2f} %")
+    figure = style.new_figure(style.WIDTH, row * len(names) + 65, f"Accuracy of the classes, mean {mean:.2f} %")
     axes = figure.add_subplot()
-    _draw_bars(axes, 100 * accuracy, names, row, BLUE)
-    axes.hlines(range(len(names)), *(100 * intervals.T), color=INK, lw=min(1.5, row / 10))
-    axes.axvline(mean, color=ORANGE, ls="--", lw=1)
+    _draw_bars(axes, 100 * accuracy, names, row, style.BLUE)
+    axes.hlines(range(len(names)), *(100 * intervals.T), color=style.INK, lw=min(1.5, row / 10))
+    axes.axvline(mean, color=style.ORANGE, ls="--", lw=1)
     axes.set_xlim(0, 100)
     axes.set_xlabel("percent, with 95 % intervals (Wilson)")
     for number, percent in enumerate(100 * accuracy):
         if np.isnan(percent):
-            axes.text(2, number, NO_IMAGES, size=font_size(row), color=INK, va="center_baseline")
+            axes.text(2, number, NO_IMAGES, size=style.font_size(row), color=style.INK, va="center_baseline")
         elif numbered:
-            axes.text(102, number, f"{percent:.1f}", size=TEXT, color=INK, va="center_baseline")
+            axes.text(102, number, f"{percent:.1f}", size=style.TEXT, color=style.INK, va="center_baseline")
     return figure
 
 
 def _draw_bars(axes: Axes, values: Floats, names: Sequence[str], row: float, color: str) -> None:
     """Draws horizontal bars, the first at the top."""
-    style_axes(axes)
+    style.apply(axes)
     axes.grid(visible=False)
     axes.barh(range(len(values)), np.nan_to_num(values), 0.72, color=color, alpha=0.75)
     axes.set_ylim(len(values) - 0.5, -0.5)
-    name_rows(axes, names, row)
+    style.name_rows(axes, names, row)
 
 
 def plot_confused_pairs(pairs: Sequence[ConfusedPair], class_names: Sequence[str]) -> Figure:
@@ -171,16 +157,16 @@ def plot_confused_pairs(pairs: Sequence[ConfusedPair], class_names: Sequence[str
         pairs: see `most_confused`.
         class_names: names of the classes.
     """
-    names = [f"{shorten(class_names[p.true], 14)} → {shorten(class_names[p.predicted], 14)}" for p in pairs]
-    figure = new_figure(WIDTH, ROW * max(len(pairs), 2) + 55, "Confused most: true → predicted")
+    names = [f"{style.shorten(class_names[p.true], 14)} → {style.shorten(class_names[p.predicted], 14)}" for p in pairs]
+    figure = style.new_figure(style.WIDTH, ROW * max(len(pairs), 2) + 55, "Confused most: true → predicted")
     if not pairs:
-        figure.text(0.5, 0.4, "no image is taken for another class", size=TEXT, color=INK, ha="center")
+        figure.text(0.5, 0.4, "no image is taken for another class", size=style.TEXT, color=style.INK, ha="center")
         return figure
     axes, counts = figure.add_subplot(), np.array([pair.count for pair in pairs])
-    _draw_bars(axes, counts, names, ROW, ORANGE)
+    _draw_bars(axes, counts, names, ROW, style.ORANGE)
     for number, pair in enumerate(pairs):
         text = f" {pair.count:,} ({pair.percent:.1f} %)"
-        axes.text(pair.count, number, text, size=TEXT, color=INK, va="center_baseline")
+        axes.text(pair.count, number, text, size=style.TEXT, color=style.INK, va="center_baseline")
     axes.set(xlim=(0, counts.max()), xticks=[])
     axes.spines["bottom"].set_visible(False)
     axes.set_xlabel("images (percent of the true class)")

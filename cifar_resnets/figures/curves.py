@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cifar_resnets.figures.style import NUM_SERIES, PALETTE, new_figure, set_ticks, style_axes, tick_text
+from cifar_resnets.figures import style
 from cifar_resnets.results.csv_files import Curve, Floats, finite
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Series:
 
     Args:
         label: its name.
-        curve: its points.
+        curve: its points, see `drawable`.
         color: number of its color, from 0.
         style: solid or dashed.
     """
@@ -39,16 +39,12 @@ class Series:
     color: int = 0
     style: Style = "line"
 
-    @property
-    def values(self) -> Floats:
-        """What can be drawn of it; NaN where that is nothing."""
-        y = np.where(np.abs(self.curve.y) < HUGE, self.curve.y, np.nan)
-        return np.where(np.abs(y) < TINY, 0.0, y)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing of it can be drawn."""
-        return not len(finite(self.values))
+def drawable(curve: Curve) -> Curve:
+    """Returns the points of a curve that axes can show: values beyond are NaN, and 0 if they are too close to it."""
+    x, y = (np.where(np.abs(values) < TINY, 0.0, values) for values in (curve.x, curve.y))
+    known = np.abs(x) < HUGE
+    return Curve(x[known], np.where(np.abs(y) < HUGE, y, np.nan)[known])
 
 
 def plot_curves(
@@ -61,24 +57,24 @@ def plot_curves(
         log: whether vertical axes are logarithmic where values span more than a decade.
         limits: which vertical axes do not leave, for example 0 and 100 percent.
     """
-    figure, heights = new_figure(330, 205), (3, *[2] * (len(panels) - 1))
+    figure, heights = style.new_figure(330, 205), (3, *[2] * (len(panels) - 1))
     all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, series in zip(all_axes, panels, strict=True):
         for each in series:
             _draw(axes, each)
-        values = np.concatenate([finite(each.values) for each in series])
+        values = np.concatenate([finite(each.curve.y) for each in series])
         is_log = log and spans_decades(values)
         axes.set_yscale("log" if is_log else "linear")
         _set_limits(axes, values, limits)
-        style_axes(axes)
-        set_ticks(axes.yaxis, 5 if len(panels) == 1 else 4, is_log)
-    set_ticks(axes.xaxis, whole=True)
+        style.apply(axes)
+        style.set_ticks(axes.yaxis, 5 if len(panels) == 1 else 4, is_log)
+    style.set_ticks(axes.xaxis, whole=True)
     axes.set_xlabel("epoch")
     return figure
 
 
 def _draw(axes: Axes, series: Series) -> None:
-    x, y, color = series.curve.x, series.values, PALETTE[f"s{series.color % NUM_SERIES}"]
+    x, y, color = series.curve.x, series.curve.y, style.PALETTE[f"s{series.color % style.NUM_SERIES}"]
     known = np.isfinite(np.pad(y, 1, constant_values=np.nan))
     alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])  # no line leads to them
     marked = range(len(x)) if len(x) <= FEW else alone
@@ -96,15 +92,15 @@ def _set_limits(axes: Axes, values: Floats, limits: tuple[float, float] | None) 
 
 
 def spans_decades(values: Floats) -> bool:
-    """Returns whether values are told apart on a logarithmic axis only."""
+    """Returns whether values can be distinguished on a logarithmic axis only."""
     return bool(len(values)) and values.min() > 0 and values.max() > 10 * values.min()
 
 
 def describe(series: Sequence[Series]) -> str:
     """Returns the first and the last value of each curve, for those who cannot see them."""
-    ends = [(each.label, *finite(each.values)[[0, -1]]) for each in series]
+    ends = [(each.label, *finite(each.curve.y)[[0, -1]]) for each in series]
     return "; ".join(f"{label} from {_rounded(first)} to {_rounded(last)}" for label, first, last in ends)
 
 
 def _rounded(value: float) -> str:
-    return tick_text(float(f"{value:.4g}"))
+    return style.tick_text(float(f"{value:.4g}"))

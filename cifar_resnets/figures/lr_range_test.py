@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_resnets.figures.style import (
-    BLUE,
-    INK,
-    MUTED,
-    ORANGE,
-    PALETTE,
-    TEXT,
-    WIDTH,
-    add_legend,
-    new_figure,
-    set_ticks,
-    style_axes,
-)
+from cifar_resnets.figures import style
 from cifar_resnets.results.csv_files import Curve, finite
 from cifar_resnets.training.lr_curve import SUGGESTIONS, divergence_start, smooth
 from cifar_resnets.training.lr_search import Search
@@ -30,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = dict(zip(SUGGESTIONS, (PALETTE[name] for name in ("s4", "s3", "s2", "s1")), strict=True))
+COLORS = dict(zip(SUGGESTIONS, (style.PALETTE[name] for name in ("s4", "s3", "s2", "s1")), strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Mark:
 
     rate: float
     label: str
-    color: str = INK
+    color: str = style.INK
     chosen: bool = True
 
 
@@ -106,16 +94,16 @@ def plot_range_test(
         title: of the figure.
     """
     heights = [240] if plan is None else [240, 160]
-    figure = new_figure(WIDTH, sum(heights), title)
+    figure = style.new_figure(style.WIDTH, sum(heights), title)
     above, *below = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_losses(above, runs)
     if diverged is not None and diverged[0] < diverged[1]:
-        above.axvspan(*diverged, color=MUTED, alpha=0.2, lw=0, label="diverged")
+        above.axvspan(*diverged, color=style.MUTED, alpha=0.2, lw=0, label="diverged")
     for mark in marks:
         width, dashes = (1.6, "-") if mark.chosen else (1, "--")
         above.axvline(mark.rate, color=mark.color, label=mark.label, lw=width, ls=dashes)
     _set_limits(above, runs, marks, diverged)
-    add_legend(above, "best", 0.85 * TEXT)
+    style.add_legend(above, "best", 0.85 * style.TEXT)
     if plan is not None:
         _draw_plan(below[0], plan)
     return figure
@@ -123,46 +111,46 @@ def plot_range_test(
 
 def _draw_losses(axes: Axes, runs: Sequence[tuple[Curve, Curve]]) -> None:
     for number, (raw, smoothed) in enumerate(runs):
-        axes.plot(raw.x, raw.y, color=BLUE, lw=0.8, alpha=0.4, label="" if number else "loss")
-        axes.plot(smoothed.x, smoothed.y, color=BLUE, lw=1.6, label="" if number else "smoothed loss")
+        axes.plot(raw.x, raw.y, color=style.BLUE, lw=0.8, alpha=0.4, label="" if number else "loss")
+        axes.plot(smoothed.x, smoothed.y, color=style.BLUE, lw=1.6, label="" if number else "smoothed loss")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)")
 
 
 def _set_limits(
     axes: Axes, runs: Sequence[tuple[Curve, Curve]], marks: Sequence[Mark], diverged: tuple[float, float] | None
 ) -> None:
-    rates = np.concatenate([raw.x for raw, _ in runs])
-    marked = [mark.rate for mark in marks]
-    axes.set_xlim(min([rates.min(), *(0.8 * rate for rate in marked)]), max([rates.max(), *marked, *(diverged or ())]))
+    rates, marked = np.concatenate([raw.x for raw, _ in runs]), [mark.rate for mark in marks]
+    low, high = min([rates.min(), *(0.8 * rate for rate in marked)]), max([rates.max(), *marked, *(diverged or ())])
+    axes.set_xlim(low, max(high, 1.1 * low))  # there may be a single step
     axes.set_ylim(*_loss_limits([losses for raw, _ in runs if len(losses := finite(raw.y))]))
-    style_axes(axes)
-    set_ticks(axes.xaxis, log=True)
+    style.apply(axes)
+    style.set_ticks(axes.xaxis, log=True)
 
 
 def _loss_limits(runs: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     """Returns limits from below the smallest loss to somewhat above the first: a divergence would flatten the rest."""
     low = min(float(losses.min()) for losses in runs)
     first = max(float(np.median(losses[: max(1, len(losses) // 10)])) for losses in runs)
-    margin = max(first - low, 0.1)
+    margin = max(first - low, 0.1, 0.001 * abs(low))
     return low - 0.1 * margin, first + 0.6 * margin
 
 
 def _draw_plan(axes: Axes, plan: Plan) -> None:
-    style_axes(axes)
-    axes.plot(plan.epochs, plan.rates, color=BLUE)
+    style.apply(axes)
+    axes.plot(plan.epochs, plan.rates, color=style.BLUE)
     for step in dict.fromkeys((0, int(plan.rates.argmax()))):
         at = (plan.epochs[step], plan.rates[step])
-        axes.plot(*at, "o", color=ORANGE)
-        axes.annotate(f"{at[1]:#.3g}", at, xytext=(6, 4), textcoords="offset points", fontsize=0.9 * TEXT, color=INK)
-    axes.set(xlabel="epoch", ylabel="learning rate")
+        axes.plot(*at, "o", color=style.ORANGE)
+        axes.annotate(f"{at[1]:#.3g}", at, xytext=(6, 4), textcoords="offset points", color=style.INK)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate", color=style.BLUE)
     axes.margins(y=0.15)
-    axes.set_title("Planned schedule", fontsize=TEXT, color=INK)
+    axes.set_title("Planned schedule", fontsize=style.TEXT, color=style.INK)
     if plan.momenta is not None:
         other = axes.twinx()
-        style_axes(other)
-        other.plot(plan.epochs, plan.momenta, color=ORANGE, ls="--")
-        other.set(ylabel="momentum", ylim=(0, 1))
+        style.apply(other)
+        other.plot(plan.epochs, plan.momenta, color=style.ORANGE, ls="--")
+        other.set_ylabel("momentum", color=style.ORANGE)
+        other.set_ylim(0, 1)
         other.grid(visible=False)
-        other.spines["right"].set(visible=True, color=MUTED)
-        for side, label in ((axes, BLUE), (other, ORANGE)):
-            side.yaxis.label.set_color(label)
+        other.spines["right"].set(visible=True, color=style.MUTED)

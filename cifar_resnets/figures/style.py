@@ -54,7 +54,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     return figure
 
 
-def style_axes(axes: Axes) -> None:
+def apply(axes: Axes) -> None:
     """Sets the colors, font sizes and ticks of axes with a linear scale, and hides the spines without ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)

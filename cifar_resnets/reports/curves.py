@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup
 
-from cifar_resnets.figures.curves import Series, Style, describe, plot_curves
+from cifar_resnets.figures.curves import HUGE, TINY, Series, Style, describe, drawable, plot_curves
 from cifar_resnets.figures.lr_range_test import Mark, plot_range_test
 from cifar_resnets.figures.render import to_svg
 from cifar_resnets.results.csv_files import Curve, finite
@@ -22,7 +21,7 @@ class Panel:
     Args:
         heading: what it shows, with the unit.
         svg: the figure.
-        legend: the solid curves, where they have to be told apart.
+        legend: the solid curves, if there are several.
         note: what a reader should know.
     """
 
@@ -87,7 +86,8 @@ def _of_both_stages(runs: Sequence[Run], figure: str, scale: float) -> list[Seri
 
 
 def _drawable(series: Iterable[Series]) -> list[Series]:
-    return [each for each in series if not each.is_empty]
+    shown = [replace(each, curve=drawable(each.curve)) for each in series]
+    return [each for each in shown if len(finite(each.curve.y))]
 
 
 def _legend(runs: Sequence[Run], series: Sequence[Series]) -> list[Series]:
@@ -102,11 +102,12 @@ def _note(runs: Sequence[Run]) -> str:
 
 def search_panel(run: Run) -> Panel | None:
     """Returns the learning-rate range test, with the rate that the run was trained with."""
-    searches = [(raw, smoothed) for raw, smoothed in run.search if len(finite(raw.y))]
+    pairs = [(drawable(raw), drawable(smoothed)) for raw, smoothed in run.search]
+    searches = [(raw, smoothed) for raw, smoothed in pairs if len(finite(raw.y)) and raw.x.min() > 0]
     if not searches:
         return None
     rate = run.setting("model.lr")
-    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and math.isfinite(rate) and rate > 0
+    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and TINY < rate < HUGE
     marks = [Mark(float(rate), f"trained with {rate:g}")] if known else []
     label = "Loss over the learning rate of a range test"
     svg = Markup(to_svg(plot_range_test(searches, marks), "range test", ", ".join([label, *(m.label for m in marks)])))

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from cifar_resnets.figures.curves import Series, describe, plot_curves, spans_decades
+from cifar_resnets.figures.curves import Series, describe, drawable, plot_curves, spans_decades
 from cifar_resnets.figures.render import to_image
 from cifar_resnets.results.csv_files import Curve
 
 
 def curve(*y: float) -> Curve:
-    return Curve(np.arange(1.0, len(y) + 1), np.array(y))
+    return Curve(np.arange(1.0, len(y) + 1), np.array(y, float))
 
 
 def drawn(*curves: Curve, **options) -> Axes:
-    return plot_curves([[Series("loss", each, number) for number, each in enumerate(curves)]], **options).axes[0]
+    series = [Series("loss", drawable(each), number) for number, each in enumerate(curves)]
+    return plot_curves([series], **options).axes[0]
 
 
 def test_a_line_goes_through_its_points() -> None:
@@ -33,10 +34,10 @@ def test_a_gap_where_a_value_is_no_number_and_a_dot_where_it_stands_alone() -> N
     assert line.get_markevery() == [21]
 
 
-def test_nothing_to_draw() -> None:
-    assert Series("loss", curve(math.nan)).is_empty
-    assert Series("loss", curve()).is_empty
-    assert not Series("loss", curve(math.nan, 0.0)).is_empty
+def test_what_axes_cannot_show_is_left_out() -> None:
+    found = drawable(Curve(np.array([1, 1e308, 3, 1e-320]), np.array([1e308, 1, math.nan, 1e-320])))
+    np.testing.assert_array_equal(found.x, [1, 3, 0])
+    np.testing.assert_array_equal(found.y, [math.nan, math.nan, 0])
 
 
 def test_the_axis_is_logarithmic_where_the_values_ask_for_it() -> None:

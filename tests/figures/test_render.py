@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from report_runs import HOSTILE
 
 from cifar_resnets.figures.render import to_image, to_svg
-from cifar_resnets.figures.style import PALETTE, add_legend, new_figure, style_axes
+from cifar_resnets.figures.style import PALETTE, add_legend, apply, new_figure
 
 NAMES = [*HOSTILE, "$x^2$", "#1f5fbf", ' id="p1" ', "url(#x) 0.123456"]
 
@@ -20,7 +20,7 @@ NAMES = [*HOSTILE, "$x^2$", "#1f5fbf", ' id="p1" ', "url(#x) 0.123456"]
 def figure() -> Figure:
     made = new_figure(200, 150, "A title of $100")
     axes = made.add_subplot()
-    style_axes(axes)
+    apply(axes)
     for number, name in enumerate(NAMES):
         color = list(PALETTE.values())[4 + number % 8]
         axes.plot([0, 1], [0, 1 / (3 + number)], marker="o", label=name, color=color)

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from cifar_resnets.figures.render import to_image
 from cifar_resnets.figures.style import (
     TEXT,
+    apply,
     font_size,
     name_columns,
     name_rows,
     new_figure,
     set_ticks,
     shorten,
-    style_axes,
     tick_text,
 )
 
@@ -114,7 +114,7 @@ def test_a_figure_has_two_pixels_a_point_and_its_title_above() -> None:
 
 
 def test_names_of_curves_are_not_parsed(axes: Axes) -> None:
-    style_axes(axes)
+    apply(axes)
     name_rows(axes, ["$x$"], 20)
     assert [label.get_parse_math() for label in axes.get_yticklabels()] == [False]
     assert re.fullmatch(r"#[0-9a-f]{6}", str(axes.get_yticklabels()[0].get_color()))

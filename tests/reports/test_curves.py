@@ -3,10 +3,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_runs import write_run
 
 from cifar_resnets.reports.curves import search_panel, training_panels
+from cifar_resnets.results.csv_files import Curve
 from cifar_resnets.results.run_folder import Run, read_run
 
 TICK = re.compile(r'x="([\d.]+)" y="([\d.]+)"[^>]*>([\d.]+)</text>')
@@ -44,6 +46,24 @@ def test_a_run_that_was_only_tested_has_none() -> None:
     empty = Run(Path("a"), "a")
     assert training_panels([empty]) == []
     assert search_panel(empty) is None
+    nothing = Curve(np.array([1.0, 2.0]), np.array([np.nan, np.inf]))
+    lost = Run(Path("a"), "a", history={"val/loss": nothing, "lr": nothing}, search=[(nothing, nothing)])
+    assert training_panels([lost]) == []
+    assert search_panel(lost) is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [(1e308, 1.0), (-1e99, 1e99), (5e-324, 2.0), (0.0, 1e-320), (np.nan, 0.0)])
+@pytest.mark.parametrize("places", [(1.0, 2.0), (1.0, 1e308), (1e-320, 1e-300), (1e-99, 1e99)])
+def test_numbers_of_a_damaged_run_are_drawn_or_left_out(
+    values: tuple[float, float], places: tuple[float, float]
+) -> None:
+    curve = Curve(np.array(places), np.array(values))
+    for rate in (0.1, 1e308, 5e-324):
+        run = Run(Path("a"), "a", history={"val/loss": curve, "lr": curve}, search=[(curve, curve)])
+        run.config["model"] = {"lr": rate}
+        assert len(training_panels([run])) in (0, 2)
+        search_panel(run)
 
 
 def test_the_search_marks_the_rate_of_the_run(runs: list[Run]) -> None:
