@@ -1,7 +1,7 @@
 """Shows which images the network gets wrong, and where it looked.
 
 A mistake takes three steps to its picture: `SampleCollector` collects it while an evaluation runs, `Explainer.explain`
-computes its heatmaps, and `publish_gallery` draws it.
+computes its heatmaps, and `publish` shows the gallery that they are drawn in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 
 from cifar_resnets.callbacks.collectors import SampleCollector
 from cifar_resnets.callbacks.progress import print_line
-from cifar_resnets.callbacks.publish import is_due, output_dir, publish_gallery, write_arrays, write_gallery
+from cifar_resnets.callbacks.publish import is_due, output_dir, publish, write_arrays, write_gallery
 from cifar_resnets.cam.explainer import Explainer
 from cifar_resnets.cam.feature_maps import check_layers
 from cifar_resnets.cam.gradcam import METHODS
@@ -31,7 +31,7 @@ from cifar_resnets.evaluation.mistakes import (
     group_by_pair,
     to_pixels,
 )
-from cifar_resnets.figures.gallery import Gallery
+from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
 
 WORST, SAME = "most_confident", "same_images"
 MOST, MAX_SIDE = 500, 64  # images in a picture or in mistakes.npz, and the longest side in the latter in pixels
@@ -180,7 +180,8 @@ class Misclassified(pl.Callback):
         self._announce(trainer)
         note = "" if heat is None else self._explainer.note
         gallery = _gallery(trainer, samples, heat=heat, fields=fields, note=note)
-        publish_gallery(trainer, folder, tag, gallery, module.class_names, self.num_samples, tag.endswith(WORST))
+        picture = draw_gallery(gallery, module.class_names, grouped=tag.endswith(WORST))
+        publish(trainer, folder, tag, picture, height=gallery_height(self.num_samples))
         return gallery
 
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageOps
 
 from cifar_resnets.callbacks.progress import num_epochs
-from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
+from cifar_resnets.figures.gallery import Gallery
 from cifar_resnets.support.atomic_file import replacing
 
 if TYPE_CHECKING:
@@ -91,20 +91,6 @@ def publish(
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             image.save(file, "PNG")
-
-
-def publish_gallery(
-    trainer: pl.Trainer,
-    folder: Path | None,
-    tag: str,
-    gallery: Gallery,
-    class_names: Sequence[str],
-    num_rows: int,
-    grouped: bool = False,
-) -> None:
-    """Draws and publishes a gallery, see `draw_gallery`; in TensorBoard always with the height of `num_rows` rows."""
-    picture = draw_gallery(gallery, class_names, grouped)
-    publish(trainer, folder, tag, picture, height=gallery_height(num_rows))
 
 
 def write_gallery(path: Path, gallery: Gallery, layers: Iterable[str], method: str) -> None:

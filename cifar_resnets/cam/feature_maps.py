@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ __all__ = [
 ]
 
 Visit = Callable[[str, Tensor, Layout], Tensor]
+Maps = dict[str, tuple[Tensor, Layout]]  # by the module's name, in the order in which they run
 
 
 @contextmanager
@@ -62,17 +62,6 @@ def _tap(name: str, finder: LayoutFinder, visit: Visit) -> Callable[..., Any]:
     return exchange
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    name: str
-    tensor: Tensor
-    layout: Layout
-
-    @property
-    def smaller_side(self) -> int:
-        return min(self.layout.height, self.layout.width)
-
-
 def choose_layer(network: nn.Module, images: Tensor, min_size: int = 8) -> str:
     """Chooses the layer for heatmaps: the last whose feature map is still large enough to show where something is.
 
@@ -104,8 +93,8 @@ def choose_layer(network: nn.Module, images: Tensor, min_size: int = 8) -> str:
         raise ConfigurationError(
             f"layers: {type(network).__name__} has no feature map of height and width that its logits depend on"
         )
-    large = [each for each in found if each.smaller_side >= min_size]
-    return (large or sorted(found, key=lambda each: each.layout.height * each.layout.width))[-1].name
+    large = [name for name, (_, layout) in found.items() if min(layout.height, layout.width) >= min_size]
+    return (large or sorted(found, key=lambda name: found[name][1].height * found[name][1].width))[-1]
 
 
 def map_sizes(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -186,33 +175,32 @@ def check_classes(classes: Tensor, logits: Tensor) -> None:
         raise ConfigurationError(f"classes: {shown} is not allowed, the network has the classes 0 to {num_classes - 1}")
 
 
-def _usable_maps(network: nn.Module, image: Tensor, names: Sequence[str]) -> tuple[Tensor, list[_Found]]:
-    """Returns an image's largest logit, and the maps that it depends on, in the order in which the modules run."""
-    found: dict[str, _Found] = {}
+def _usable_maps(network: nn.Module, image: Tensor, names: Sequence[str]) -> tuple[Tensor, Maps]:
+    """Returns an image's largest logit, and the maps that it depends on."""
+    found: Maps = {}
 
     def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
         found.pop(name, None)  # of a module that runs twice the last map counts
         passed_on = tensor.clone()  # a module may also use the map itself, and pass on another: EfficientViM
         if tensor.requires_grad:
-            found[name] = _Found(name, passed_on, layout)
+            found[name] = passed_on, layout
         return passed_on.clone()  # what comes next may work in place
 
     with tapped(network, names, visit):
         score = logits_of(network, image.clone()).amax()
-        maps = list(found.values())
-        if not maps or not score.requires_grad:
-            return score, []
-        gradients = torch.autograd.grad(score, [each.tensor for each in maps], allow_unused=True)
-    reached = [(each, gradient) for each, gradient in zip(maps, gradients, strict=True) if gradient is not None]
+        if not found or not score.requires_grad:
+            return score, {}
+        gradients = torch.autograd.grad(score, [tensor for tensor, _ in found.values()], allow_unused=True)
+    reached = {name: each for name, each in zip(found, gradients, strict=True) if each is not None}
     # a ViT classifies by the class token: the rest of its last map gets a gradient of zeros
-    used = [each for each, gradient in reached if each.layout.take(gradient).any()]
-    return score, used or [each for each, _ in reached]
+    used = [name for name, gradient in reached.items() if found[name][1].take(gradient).any()]
+    return score, {name: found[name] for name in used or reached}
 
 
-def _on_trunk(maps: list[_Found], score: Tensor) -> list[_Found]:
+def _on_trunk(maps: Maps, score: Tensor) -> Maps:
     """Selects the maps that every path from the image to the score goes through; all if there is none."""
     nodes = _bottlenecks(score.grad_fn)
-    return [each for each in maps if each.tensor.grad_fn in nodes] or maps
+    return {name: each for name, each in maps.items() if each[0].grad_fn in nodes} or maps
 
 
 def _bottlenecks(root: Any) -> set[Any]:

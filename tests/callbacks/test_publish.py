@@ -25,10 +25,9 @@ from cifar_resnets.callbacks.publish import (
     is_due,
     output_dir,
     publish,
-    publish_gallery,
     write_arrays,
 )
-from cifar_resnets.figures.gallery import Gallery
+from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,7 +136,8 @@ def test_an_image_is_in_the_event_files_and_in_a_file(tmp_path):
 def test_a_gallery_has_one_size_in_tensorboard_and_no_empty_rows_in_its_file(tmp_path, num):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     images, numbers, p = np.zeros((num, 8, 8, 3), np.uint8), np.arange(num) % 2, np.full(num, 0.5, np.float32)
-    publish_gallery(stub(logger), tmp_path, "a/b", Gallery(images, numbers, numbers, 1 - numbers, p, p), "xy", 16)
+    picture = draw_gallery(Gallery(images, numbers, numbers, 1 - numbers, p, p), ["x", "y"])
+    publish(stub(logger), tmp_path, "a/b", picture, height=gallery_height(16))
     logger.experiment.flush()
     [(step, shown)] = events(tmp_path, "a/b")
     file = np.asarray(Image.open(tmp_path / "figures" / "a_b.png"))
