@@ -128,14 +128,11 @@ class _Stepper:
         known = [gradient for gradient in gradients if gradient is not None]
         flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in known)])  # one message for all
         sizes = [1, *(gradient.numel() for gradient in known)]
-        means = iter(torch.split(self._reduced(flat), sizes))
+        mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        means = iter(torch.split(mean, sizes))
         loss = next(means)
         return loss, [None if old is None else next(means).reshape_as(old) for old in gradients]
-
-    def _reduced(self, values: Tensor) -> Tensor:
-        mean = self.trainer.strategy.reduce(values, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return mean
 
     def _clip_and_step(self) -> None:
         if self.scaler is not None:

@@ -17,8 +17,6 @@ from cifar_resnets.receptive_field.effective import follow_layers
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
 from cifar_resnets.support.sandbox import like_network, plain_network
 
-__all__ = ["Explainer", "hottest_fields"]
-
 Floats = NDArray[np.float32]
 
 

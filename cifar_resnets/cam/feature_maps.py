@@ -14,17 +14,6 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.receptive_field.effective import stages
 from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
 
-__all__ = [
-    "check_classes",
-    "check_found",
-    "check_layers",
-    "choose_layer",
-    "gradients_of",
-    "logits_of",
-    "map_sizes",
-    "tapped",
-]
-
 Visit = Callable[[str, Tensor, Layout], Tensor]
 Maps = dict[str, tuple[Tensor, Layout]]  # by the module's name, in the order in which they run
 

@@ -22,8 +22,6 @@ from cifar_resnets.cam.feature_maps import check_classes, check_found, gradients
 from cifar_resnets.cam.tensor_layout import Layout
 from cifar_resnets.errors import ConfigurationError
 
-__all__ = ["LIBRARY_METHODS", "library_maps"]
-
 # its usual names, and its classes; not those that take no layer, draw random weights, or combine other methods
 LIBRARY_METHODS = {
     "gradcam++": "GradCAMPlusPlus",

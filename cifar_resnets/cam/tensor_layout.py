@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from cifar_resnets.receptive_field.effective import stages
 
-__all__ = ["Layout", "LayoutFinder"]
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -18,16 +18,6 @@ from torch import Tensor, nn
 
 from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
 
-__all__ = [
-    "HighestLosses",
-    "Samples",
-    "SamplesAt",
-    "classify",
-    "classify_again",
-    "group_by_pair",
-    "to_pixels",
-]
-
 CHUNK = 32  # images at once
 
 

@@ -29,8 +29,6 @@ from cifar_resnets.figures.panels import (
     shrunk,
 )
 
-__all__ = ["Gallery", "draw_gallery", "gallery_height"]
-
 Color = tuple[int, int, int]
 
 WIDTH = 700
@@ -100,15 +98,14 @@ def draw_gallery(gallery: Gallery, class_names: Sequence[str], grouped: bool = F
     Returns:
         RGB, 700 pixels wide and `gallery_height` pixels high.
     """
-    canvas = np.full((gallery_height(len(gallery)), WIDTH, 3), 255, np.uint8)
+    picture = Image.new("RGB", (WIDTH, gallery_height(len(gallery))), "white")
+    draw = ImageDraw.Draw(picture)
     if not len(gallery):
-        picture = Image.fromarray(canvas)
-        _text(ImageDraw.Draw(picture), (MARGIN, HEADER // 2), "No misclassified images", TEXT, RIGHT, WIDTH)
+        _text(draw, (MARGIN, HEADER // 2), "No misclassified images", TEXT, RIGHT, WIDTH)
         return picture
     for column, panels in enumerate(_columns(gallery)):
-        _paste(canvas, column, panels)
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+        for row, panel in enumerate(panels):
+            picture.paste(Image.fromarray(panel), _corner(row, column, *panel.shape[:2]))
     _header(draw, gallery.note, has_heat=gallery.heat is not None)
     for row in range(len(gallery)):
         _caption(draw, gallery, row, class_names)
@@ -134,18 +131,10 @@ def _columns(gallery: Gallery) -> list[Pixels]:
     return [enlarged(each) for each in (images, heated(images, predicted), heated(images, true), differences)]
 
 
-def _paste(canvas: Pixels, column: int, panels: Pixels) -> None:
-    """Puts panels (n, h', w', 3) into a column, each in the middle of its row."""
-    top, left = _corner(0, column)
-    num, height, width = panels.shape[:3]
-    places = canvas[HEADER : HEADER + num * ROW].reshape(num, ROW, WIDTH, 3)
-    top, left = top - HEADER + (PANEL - height) // 2, left + (PANEL - width) // 2
-    places[:, top : top + height, left : left + width] = panels
-
-
-def _corner(row: int, column: int) -> tuple[int, int]:
-    """Returns top and left of a panel's square."""
-    return HEADER + row * ROW + GAP // 2, MARGIN + CAPTION + column * ROW + GAP
+def _corner(row: int, column: int, height: int = PANEL, width: int = PANEL) -> tuple[int, int]:
+    """Returns left and top of an image in the middle of a panel."""
+    left, top = MARGIN + CAPTION + column * ROW + GAP, HEADER + row * ROW + GAP // 2
+    return left + (PANEL - width) // 2, top + (PANEL - height) // 2
 
 
 # The text.
@@ -158,7 +147,7 @@ def _header(draw: ImageDraw.ImageDraw, note: str, has_heat: bool) -> None:
     names = {"image": INK, "predicted": PREDICTED, "true": TRUE, "difference": INK}
     for column, (name, color) in enumerate(names.items()):
         if has_heat or column == 0:
-            centre = _corner(0, column)[1] + PANEL // 2
+            centre = _corner(0, column)[0] + PANEL // 2
             _text(draw, (centre, HEADER - 18), name, SMALL, color, ROW, "mm")
 
 
@@ -237,9 +226,9 @@ def _rule(draw: ImageDraw.ImageDraw, row: int) -> None:
 
 def _box(draw: ImageDraw.ImageDraw, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:
     """Draws the part of a field that lies in the image over its panel."""
-    (height, width), (top, left) = size, _corner(row, 0)
+    height, width = size
     new_width, new_height = fitted_size(height, width)
-    top, left = top + (PANEL - new_height) // 2, left + (PANEL - new_width) // 2
+    left, top = _corner(row, 0, new_height, new_width)
     first = np.clip(np.nan_to_num(field[:2]), 0, (height, width))
     last = np.clip(np.nan_to_num(field[2:]) + 1, 0, (height, width))
     scale = np.array([new_height / height, new_width / width])

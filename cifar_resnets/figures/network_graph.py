@@ -19,8 +19,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from cifar_resnets.support.sandbox import evaluating, exchanged, plain_network
 
-__all__ = ["Node", "network_graph"]
-
 
 @dataclass(frozen=True)
 class Node:

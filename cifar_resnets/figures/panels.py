@@ -9,19 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = [
-    "PANEL",
-    "PREDICTED",
-    "TRUE",
-    "Pixels",
-    "as_bytes",
-    "difference",
-    "enlarged",
-    "fitted_size",
-    "heated",
-    "shrunk",
-]
-
 Pixels = NDArray[np.uint8]
 
 PANEL = 96  # side: an image of CIFAR-10 three times enlarged
