@@ -142,7 +142,7 @@ def _console() -> Console:
 
 
 def _plot(module: nn.Module, size: tuple[int, int, int], options: argparse.Namespace) -> None:
-    from cifar_resnets.receptive_field.effective import plot_fields
+    from cifar_resnets.figures.receptive_fields import plot_fields
 
     images = _normalised(_read(options.images, size), module)
     layers = options.layers.split(",") if options.layers else None
