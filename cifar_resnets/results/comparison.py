@@ -35,6 +35,12 @@ class Difference:
     p_value: float
 
     @property
+    def accuracies(self) -> tuple[float | None, float | None]:
+        """Returns the accuracies of the first and the second network; None without images."""
+        first, second = (correct / self.images if self.images else None for correct in self.correct)
+        return first, second
+
+    @property
     def change(self) -> float:
         """Returns the change of the accuracy from the first to the second network, from -1 to 1; 0 without images."""
         return (self.correct[1] - self.correct[0]) / max(self.images, 1)
