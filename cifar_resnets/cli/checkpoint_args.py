@@ -16,11 +16,10 @@ OWN_CLASSES = "cifar_resnets."
 
 
 def given_checkpoint(args: Sequence[str]) -> dict[str, Any] | None:
-    """Reads the checkpoint that an evaluation is given, whose command line begins with the subcommand.
+    """Reads the checkpoint that an evaluation is given; None for another subcommand, or with --help.
 
     Raises:
         ConfigurationError: when there is none.
-        CheckpointError: when it is missing or cannot be read.
     """
     if args[0] not in NEED_CHECKPOINT:
         return None
@@ -71,11 +70,8 @@ def _value_of(args: Sequence[str], key: str) -> str | None:
 
 
 def _class_paths(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            yield value["class_path"]
-        for item in value.values():
-            yield from _class_paths(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _class_paths(item)
+    if isinstance(value, Mapping) and "class_path" in value:
+        yield value["class_path"]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for item in items:
+        yield from _class_paths(item)

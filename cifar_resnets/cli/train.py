@@ -33,16 +33,8 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.rank_watch import watch
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.runs import resume
 from cifar_resnets.runs.log_files import event_files
-from cifar_resnets.runs.resume import (
-    Start,
-    agreed_checkpoint,
-    branch_off,
-    find_start,
-    hand_down,
-    identity,
-    read_resumable,
-)
 from cifar_resnets.runs.run_dir import CHECKPOINTS
 
 TRAINER_DEFAULTS = {
@@ -60,11 +52,7 @@ PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
 def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
-    """Runs a subcommand.
-
-    Args:
-        args: the command line, the subcommand first.
-        cli_class: a class with other subcommands.
+    """Runs a subcommand of the CLI, or of another class.
 
     Raises:
         UserError: for a mistake of the user.
@@ -100,7 +88,7 @@ class CLI(LightningCLI):
     trainer_class: type[pl.Trainer] = pl.Trainer
     checkpoint: dict[str, Any] | None  # of an evaluation
     arguments: list[str]
-    start: Start
+    start: resume.Start
     run_dir: Path | None = None  # none for a run that writes no files
     parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
 
@@ -126,7 +114,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
         assert isinstance(args, list)
-        self.arguments, self.start = args, Start()
+        self.arguments, self.start = args, resume.Start()
         self.checkpoint = given_checkpoint(args)
         check_recipes(args)
         try:
@@ -162,8 +150,8 @@ class CLI(LightningCLI):
         if rank == 0:
             root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
             elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
-            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
-            hand_down(self.start.checkpoint)
+            self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
+            resume.hand_down(self.start.checkpoint)
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)
         if rank or self.start.checkpoint:
@@ -172,7 +160,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Tells all ranks where the fit goes on."""
         if self._resumes:
-            self.config_init.fit.ckpt_path = agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
+            self.config_init.fit.ckpt_path = resume.agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
@@ -191,7 +179,7 @@ class CLI(LightningCLI):
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:
         """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
         root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
-        record = {"seed": config.seed_everything, **identity(self.arguments)}
+        record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
         # the other ranks write nothing
         run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
         self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
@@ -201,9 +189,8 @@ class CLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Checks that the checkpoint fits the network before Lightning reports every single tensor."""
-        checkpoint = self.checkpoint
-        if self.start.checkpoint is not None:
-            checkpoint = read_resumable(self.start.checkpoint)
+        resumed = self.start.checkpoint
+        checkpoint = self.checkpoint if resumed is None else resume.read_resumable(resumed)
         if checkpoint is None:
             return
         try:
@@ -212,8 +199,8 @@ class CLI(LightningCLI):
             both = checkpoint["hyper_parameters"], self.model.hparams
             has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
             raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}") from error
-        if self.start.checkpoint is not None and self.start.run_dir is None and self.run_dir is not None:
-            branch_off(self.start.checkpoint, checkpoint, self.run_dir)
+        if resumed is not None and self.start.run_dir is None and self.run_dir is not None:
+            resume.branch_off(resumed, checkpoint, self.run_dir)
 
     def before_validate(self) -> None:
         """Turns off Lightning's table of metrics: `PerClassReport` prints one."""
