@@ -43,7 +43,7 @@ def range_test(
 
     Args:
         trainer: of a fit that has been set up.
-        module: to be trained; weights, buffers, gradients and random numbers are the same afterwards.
+        module: weights, buffers, gradients and random numbers are the same afterwards.
         rates: base learning rates, one for each step.
         num_runs: number of tests from the same weights, each on other batches.
         divergence: a test ends when the smoothed loss is this many times its smallest value, or not finite.
@@ -56,9 +56,12 @@ def range_test(
         ConfigurationError: when there is no batch of training data.
     """
     runs = []
+    device = trainer.strategy.root_device
     for run in range(num_runs):
-        random_numbers = _own_random_numbers(trainer.strategy.root_device, run)
-        with random_numbers, _restored(module), _batches(trainer, run) as batches:
+        # not Lightning's `isolate_rng`, which restores nothing after an exception
+        random_numbers = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with random_numbers_kept(), random_numbers, _restored(module), _batches(trainer, run) as batches:
+            torch.manual_seed(run)  # of dropout, and of a sampler that draws from the global generator
             runs.append(_sweep(_Stepper(trainer, module, batches), rates, divergence, on_step))
     return runs
 
@@ -125,12 +128,11 @@ class _Stepper:
     def _mean_over_ranks(self, loss: Tensor, gradients: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
         if self.trainer.world_size == 1:
             return loss, gradients
-        known = [gradient for gradient in gradients if gradient is not None]
-        flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in known)])  # one message for all
-        sizes = [1, *(gradient.numel() for gradient in known)]
+        known = [loss, *(gradient for gradient in gradients if gradient is not None)]
+        flat = torch.cat([each.reshape(-1) for each in known])  # one message for all
         mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
         assert isinstance(mean, Tensor)
-        means = iter(torch.split(mean, sizes))
+        means = iter(torch.split(mean, [each.numel() for each in known]))
         loss = next(means)
         return loss, [None if old is None else next(means).reshape_as(old) for old in gradients]
 
@@ -167,14 +169,6 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
             setattr(owner, name, buffer)
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-@contextmanager
-def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds PyTorch within the block; Lightning's `isolate_rng` restores nothing after an exception."""
-    with random_numbers_kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # of dropout, and of a sampler that draws from the global generator
-        yield
 
 
 @contextmanager
