@@ -100,7 +100,7 @@ class Misclassified(pl.Callback):
             self._same_images = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the layers, and refuses those that return no feature map, before the first step."""
+        """Chooses the layers, and refuses those that return no feature map."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning
             self._prepare(trainer, pl_module)
 

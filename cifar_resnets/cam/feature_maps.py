@@ -104,11 +104,7 @@ def map_sizes(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Runs a network and returns its logits (n, num_classes).
-
-    Raises:
-        ConfigurationError: when it returns something else.
-    """
+    """Returns a network's logits (n, num_classes); raises ConfigurationError when it returns something else."""
     logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
