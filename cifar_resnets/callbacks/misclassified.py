@@ -145,8 +145,7 @@ class Misclassified(pl.Callback):
         collector, self._collector = self._collector, None
         if collector is None:
             return
-        module = pl_module
-        assert isinstance(module, ImageClassifier)
+        assert isinstance(pl_module, ImageClassifier)
         folder = output_dir(trainer, self.run_dir)
         worst, same, *more = collector.pop(trainer)
         if worst is None:  # there was no batch
@@ -157,12 +156,12 @@ class Misclassified(pl.Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step != collector.global_step:  # at the end of a fit, epochs after its last validation
-            worst, same = classify_again(module.network, worst), same and classify_again(module.network, same)
+            worst, same = classify_again(pl_module.network, worst), same and classify_again(pl_module.network, same)
         tag = "test_misclassified" if trainer.testing else "val_misclassified"
         mistakes = group_by_pair(worst.take(worst.wrong))
-        gallery = self._show(trainer, module, folder, f"{tag}/most_confident", mistakes)
+        gallery = self._show(trainer, pl_module, folder, f"{tag}/most_confident", mistakes)
         if same is not None:
-            self._show(trainer, module, folder, f"{tag}/same_images", same)
+            self._show(trainer, pl_module, folder, f"{tag}/same_images", same)
         if folder is not None and more and more[0] is not None:
             write_gallery(folder / "gallery.npz", gallery, self._explainer.sizes, self.method)
             write_arrays(folder / "mistakes.npz", **_gallery(trainer, more[0].take(more[0].wrong)).columns())
