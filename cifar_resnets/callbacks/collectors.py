@@ -19,15 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Labels and probabilities of a set of images, on the CPU.
+    """Labels and probabilities of a set of images, on the CPU."""
 
-    Args:
-        labels: int64 (n,).
-        probabilities: float32 (n, num_classes).
-    """
-
-    labels: Tensor
-    probabilities: Tensor
+    labels: Tensor  # int64 (n,)
+    probabilities: Tensor  # float32 (n, num_classes)
 
 
 class OutputCollector:
@@ -67,12 +62,7 @@ def in_data_order(trainer: pl.Trainer, batches: list[T]) -> list[T]:
 
 
 class SampleCollector:
-    """Keeps some images while an evaluation runs, without waiting for the device.
-
-    Args:
-        keepers: each selects images in its own way.
-        global_step: of the weights that are evaluated.
-    """
+    """Keeps the images that each of `keepers` selects while an evaluation runs, without waiting for the device."""
 
     def __init__(self, keepers: Sequence[HighestLosses | SamplesAt], global_step: int) -> None:
         self.keepers, self.global_step = keepers, global_step

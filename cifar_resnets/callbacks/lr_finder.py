@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from cifar_resnets.callbacks.lr_range_test import range_test
 from cifar_resnets.callbacks.progress import print_line
-from cifar_resnets.callbacks.publish import has_tensorboard, publish
+from cifar_resnets.callbacks.publish import has_tensorboard, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
 from cifar_resnets.figures.lr_range_test import Plan, plot_search
@@ -71,9 +71,8 @@ class LRFinder(pl.Callback):
 
     def __post_init__(self) -> None:
         rates = (self.min_lr, self.max_lr)
-        _require(
-            0 < self.min_lr < self.max_lr < math.inf, "min_lr, max_lr", rates, "two rates above 0, the smaller first"
-        )
+        ascend = 0 < self.min_lr < self.max_lr < math.inf
+        _require(ascend, "min_lr, max_lr", rates, "two rates above 0, the smaller first")
         _require(self.num_steps >= 20, "num_steps", self.num_steps, "20 or more")
         _require(self.num_runs >= 1, "num_runs", self.num_runs, "1 or more")
         _require(0 < self.scale < math.inf, "scale", self.scale, "a number above 0")
@@ -150,11 +149,11 @@ class LRFinder(pl.Callback):
         return f"learning rate: {_shown(lr)} ({times}{self.method} of {self.num_steps} steps{spread}){rises}"
 
     def _log(self, trainer: pl.Trainer, module: ImageClassifier, search: Search) -> None:
-        folder = trainer.log_dir if trainer.loggers else None  # a broadcast: for all ranks
+        folder = output_dir(trainer, None)
         if not trainer.is_global_zero:
             return
         if folder is not None:
-            write_csv(Path(folder) / "lr_finder.csv", search)
+            write_csv(folder / "lr_finder.csv", search)
         if search.is_long_enough and has_tensorboard(trainer):
             publish(trainer, None, "lr_finder", self.figure(module, search), 0)
 

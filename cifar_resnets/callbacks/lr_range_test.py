@@ -43,7 +43,7 @@ def range_test(
 
     Args:
         trainer: of a fit that has been set up.
-        module: to be trained; weights, buffers, gradients and random numbers are the same afterwards.
+        module: weights, buffers, gradients and random numbers are the same afterwards.
         rates: base learning rates, one for each step.
         num_runs: number of tests from the same weights, each on other batches.
         divergence: a test ends when the smoothed loss is this many times its smallest value, or not finite.
@@ -56,9 +56,12 @@ def range_test(
         ConfigurationError: when there is no batch of training data.
     """
     runs = []
+    device = trainer.strategy.root_device
     for run in range(num_runs):
-        random_numbers = _own_random_numbers(trainer.strategy.root_device, run)
-        with random_numbers, _restored(module), _batches(trainer, run) as batches:
+        # not Lightning's `isolate_rng`, which restores nothing after an exception
+        random_numbers = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with random_numbers_kept(), random_numbers, _restored(module), _batches(trainer, run) as batches:
+            torch.manual_seed(run)  # of dropout, and of a sampler that draws from the global generator
             runs.append(_sweep(_Stepper(trainer, module, batches), rates, divergence, on_step))
     return runs
 
@@ -97,42 +100,41 @@ class _Stepper:
         """Takes a step; returns its loss."""
         for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
             group["lr"] = rate * ratio
-        loss, gradients = self._mean_over_ranks(*self._accumulate())
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self.optimizer.zero_grad()
+        num = self.trainer.accumulate_grad_batches
+        loss = self._backward(num)
+        for _ in range(num - 1):
+            loss += self._backward(num)
+        loss = self._mean_over_ranks(loss)
         self._clip_and_step()
         return float(loss)
 
-    def _accumulate(self) -> tuple[Tensor, list[Tensor | None]]:
-        """Returns loss and gradients, averaged over the batches of a step."""
-        num = self.trainer.accumulate_grad_batches
-        loss, gradients = self._backward(num)
-        for _ in range(num - 1):
-            more, others = self._backward(num)
-            loss += more
-            gradients = [_sum(one, other) for one, other in zip(gradients, others, strict=True)]
-        return loss, gradients
-
-    def _backward(self, num: int) -> tuple[Tensor, list[Tensor | None]]:
+    def _backward(self, num: int) -> Tensor:
+        """Adds the gradients of one of `num` batches, and returns its share of the loss."""
         precision, strategy = self.trainer.precision_plugin, self.trainer.strategy
         images, labels = strategy.batch_to_device(precision.convert_input(next(self.batches)))
         with precision.forward_context():
             loss = self.module.loss(self.module(images), labels) / num
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         # not `backward`, which would call the hooks of a DistributedDataParallel that has run no forward
-        return loss.detach(), list(torch.autograd.grad(scaled, self.parameters, allow_unused=True))
+        gradients = torch.autograd.grad(scaled, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss.detach()
 
-    def _mean_over_ranks(self, loss: Tensor, gradients: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+    def _mean_over_ranks(self, loss: Tensor) -> Tensor:
+        """Averages the gradients, and returns the mean loss."""
         if self.trainer.world_size == 1:
-            return loss, gradients
-        known = [gradient for gradient in gradients if gradient is not None]
-        flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in known)])  # one message for all
-        sizes = [1, *(gradient.numel() for gradient in known)]
+            return loss
+        used = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for _, gradient in used)])  # one message for all
         mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
         assert isinstance(mean, Tensor)
-        means = iter(torch.split(mean, sizes))
-        loss = next(means)
-        return loss, [None if old is None else next(means).reshape_as(old) for old in gradients]
+        loss, *means = torch.split(mean, [1, *(gradient.numel() for _, gradient in used)])
+        for (parameter, gradient), each in zip(used, means, strict=True):
+            parameter.grad = each.reshape_as(gradient)
+        return loss
 
     def _clip_and_step(self) -> None:
         if self.scaler is not None:
@@ -144,10 +146,6 @@ class _Stepper:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
 
 
 @contextmanager
@@ -167,14 +165,6 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
             setattr(owner, name, buffer)
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-@contextmanager
-def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds PyTorch within the block; Lightning's `isolate_rng` restores nothing after an exception."""
-    with random_numbers_kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # of dropout, and of a sampler that draws from the global generator
-        yield
 
 
 @contextmanager

@@ -33,7 +33,6 @@ from cifar_resnets.evaluation.mistakes import (
 )
 from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
 
-WORST, SAME = "most_confident", "same_images"
 MOST, MAX_SIDE = 500, 64  # images in a picture or in mistakes.npz, and the longest side in the latter in pixels
 
 _require = functools.partial(require, "Misclassified")
@@ -101,7 +100,7 @@ class Misclassified(pl.Callback):
             self._same_images = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the layers, and refuses those that return no feature map, before the first step."""
+        """Chooses the layers, and refuses those that return no feature map."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning
             self._prepare(trainer, pl_module)
 
@@ -135,24 +134,18 @@ class Misclassified(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows the mistakes of the validation if a picture is due."""
+        """Shows the mistakes of the evaluation if a picture is due."""
         if is_due(trainer, self.every_n_epochs):
-            self._finish(trainer, pl_module, "val")
+            self.on_train_end(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows the mistakes of the test."""
-        self._finish(trainer, pl_module, "test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows the mistakes of the last validation if that was not done: a run may end early."""
-        self._finish(trainer, pl_module, "val")
-
-    def _finish(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Shows what was collected; all ranks have to call it, and rank 0 draws."""
+        """Shows what was collected and not shown yet: a run may end early. All ranks call this, and rank 0 draws."""
         collector, self._collector = self._collector, None
         if collector is None:
             return
-        assert isinstance(module, ImageClassifier)
+        assert isinstance(pl_module, ImageClassifier)
         folder = output_dir(trainer, self.run_dir)
         worst, same, *more = collector.pop(trainer)
         if worst is None:  # there was no batch
@@ -163,11 +156,12 @@ class Misclassified(pl.Callback):
         if not trainer.is_global_zero:
             return
         if trainer.global_step != collector.global_step:  # at the end of a fit, epochs after its last validation
-            worst, same = classify_again(module.network, worst), same and classify_again(module.network, same)
-        tag = f"{stage}_misclassified"
-        gallery = self._show(trainer, module, folder, f"{tag}/{WORST}", group_by_pair(worst.take(worst.wrong)))
+            worst, same = classify_again(pl_module.network, worst), same and classify_again(pl_module.network, same)
+        tag = "test_misclassified" if trainer.testing else "val_misclassified"
+        mistakes = group_by_pair(worst.take(worst.wrong))
+        gallery = self._show(trainer, pl_module, folder, f"{tag}/most_confident", mistakes)
         if same is not None:
-            self._show(trainer, module, folder, f"{tag}/{SAME}", same)
+            self._show(trainer, pl_module, folder, f"{tag}/same_images", same)
         if folder is not None and more and more[0] is not None:
             write_gallery(folder / "gallery.npz", gallery, self._explainer.sizes, self.method)
             write_arrays(folder / "mistakes.npz", **_gallery(trainer, more[0].take(more[0].wrong)).columns())
@@ -180,7 +174,7 @@ class Misclassified(pl.Callback):
         self._announce(trainer)
         note = "" if heat is None else self._explainer.note
         gallery = _gallery(trainer, samples, heat=heat, fields=fields, note=note)
-        picture = draw_gallery(gallery, module.class_names, grouped=tag.endswith(WORST))
+        picture = draw_gallery(gallery, module.class_names, grouped=tag.endswith("most_confident"))
         publish(trainer, folder, tag, picture, height=gallery_height(self.num_samples))
         return gallery
 

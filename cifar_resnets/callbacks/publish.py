@@ -31,7 +31,7 @@ def is_due(trainer: pl.Trainer, every_n_epochs: int | None) -> bool:
     Always after the last validation of a fit, and after `validate`; never after the sanity check.
 
     Args:
-        trainer: in a fit or another stage.
+        trainer: in any stage.
         every_n_epochs: epochs from one figure of a fit to the next, or to the next validation after that; ten times
             a run, evenly, if None.
     """

@@ -26,9 +26,6 @@ class ReportWriter(pl.Callback):
 
     It has to be the last callback: the report reads the files of the others. A report that fails is a warning of one
     line, and the test goes on.
-
-    Args:
-        run_dir: folder of the run.
     """
 
     def __init__(self, run_dir: Path) -> None:

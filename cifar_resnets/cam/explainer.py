@@ -48,11 +48,7 @@ class Explainer:
         return f"{self.method} at {', '.join(layers)}" if layers else ""
 
     def prepare(self, network: nn.Module, size: Sequence[int]) -> None:
-        """Chooses the layers before there are samples.
-
-        Args:
-            network: a classifier; it is left as it was.
-            size: channels, height and width of an image.
+        """Chooses the layers for images of a size (c, h, w) before there are samples; the network is left as it was.
 
         Raises:
             ConfigurationError: when a layer that was asked for is not there or returns no feature map, or when its
@@ -66,14 +62,10 @@ class Explainer:
             self.problem = one_line(error)
 
     def explain(self, network: nn.Module, samples: Samples) -> tuple[Floats | None, NDArray[np.float64] | None]:
-        """Computes heatmaps for the predicted and for the true class of each sample.
+        """Computes heatmaps for the predicted and for the true class of each sample; the network is left as it was.
 
         Nothing is raised for a network or a device that fails: `problem` says why there are no heatmaps, and no more
         are tried.
-
-        Args:
-            network: a classifier; it is left as it was.
-            samples: on any device.
 
         Returns:
             Heatmaps (n, 2, h, w) from 0 to 1, and `hottest_fields` (n, 4) for the predicted class if they are wanted;
@@ -112,11 +104,7 @@ class Explainer:
 
 
 def hottest_fields(heat: Floats, features: Features) -> NDArray[np.float64]:
-    """Finds the receptive field of the unit below the hottest pixel of each heatmap.
-
-    Args:
-        heat: (n, h, w), as large as the images.
-        features: of the layer, see `follow_layers`.
+    """Finds the receptive field of the unit below the hottest pixel of each heatmap (n, h, w).
 
     Returns:
         First row, first column, last row and last column (n, 4) in pixels; a field may reach beyond the image.

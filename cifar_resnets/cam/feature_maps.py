@@ -14,18 +14,15 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.receptive_field.effective import stages
 from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
 
-Visit = Callable[[str, Tensor, Layout], Tensor]
+Visit = Callable[[str, Tensor, Layout], Tensor]  # of a module's name, the tensor that it returned, and its layout
 Maps = dict[str, tuple[Tensor, Layout]]  # by the module's name, in the order in which they run
 
 
 @contextmanager
 def tapped(network: nn.Module, names: Iterable[str], visit: Visit) -> Iterator[None]:
-    """Replaces the feature maps that modules return, within the block.
+    """Replaces the feature maps that modules return by what `visit` returns, within the block.
 
-    Args:
-        network: any.
-        names: of its modules. Those that return no map, or several, are left alone.
-        visit: called with a module's name, the tensor it returned and its layout; returns the replacement.
+    Modules that return no map, or several, are left alone.
     """
     finder = LayoutFinder(network)
     handles = [network.register_forward_pre_hook(lambda _, inputs: finder.see(inputs[0]))]
@@ -77,7 +74,8 @@ def choose_layer(network: nn.Module, images: Tensor, min_size: int = 8) -> str:
         score, found = _usable_maps(network, probe, [name for name in names if name in stages(network)])
         if not found:
             score, found = _usable_maps(network, probe, names)
-            found = _on_trunk(found, score)
+            bottlenecks = _bottlenecks(score.grad_fn)
+            found = {name: each for name, each in found.items() if each[0].grad_fn in bottlenecks} or found
     if not found:
         raise ConfigurationError(
             f"layers: {type(network).__name__} has no feature map of height and width that its logits depend on"
@@ -106,11 +104,7 @@ def map_sizes(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Runs a network and returns its logits (n, num_classes).
-
-    Raises:
-        ConfigurationError: when it returns something else.
-    """
+    """Returns a network's logits (n, num_classes); raises ConfigurationError when it returns something else."""
     logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -184,12 +178,6 @@ def _usable_maps(network: nn.Module, image: Tensor, names: Sequence[str]) -> tup
     # a ViT classifies by the class token: the rest of its last map gets a gradient of zeros
     used = [name for name, gradient in reached.items() if found[name][1].take(gradient).any()]
     return score, {name: found[name] for name in used or reached}
-
-
-def _on_trunk(maps: Maps, score: Tensor) -> Maps:
-    """Selects the maps that every path from the image to the score goes through; all if there is none."""
-    nodes = _bottlenecks(score.grad_fn)
-    return {name: each for name, each in maps.items() if each[0].grad_fn in nodes} or maps
 
 
 def _bottlenecks(root: Any) -> set[Any]:

@@ -12,21 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_resnets.cam.feature_maps import (
-    check_classes,
-    check_found,
-    check_layers,
-    choose_layer,
-    gradients_of,
-    logits_of,
-    tapped,
-)
+from cifar_resnets.cam import feature_maps
 from cifar_resnets.cam.pytorch_grad_cam import LIBRARY_METHODS, library_maps
 from cifar_resnets.cam.tensor_layout import Layout
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
-
-__all__ = ["METHODS", "choose_layer", "heatmaps"]
 
 METHODS: tuple[str, ...] = ("gradcam", *LIBRARY_METHODS)
 EPSILON = 1e-7  # as in pytorch-grad-cam: it sets the weight of a layer whose maps are nearly flat
@@ -68,7 +58,8 @@ def heatmaps(
     if not classes.numel():
         return torch.zeros(*classes.shape, *images.shape[-2:])
     network = plain_network(network)
-    names = check_layers(network, [choose_layer(network, images)] if layers is None else layers)
+    chosen = [feature_maps.choose_layer(network, images)] if layers is None else layers
+    names = feature_maps.check_layers(network, chosen)
     with sandboxed(network, images):
         images, classes = like_network(network, images), classes.to(images.device, torch.int64, copy=True)
         if method == "gradcam":
@@ -81,17 +72,7 @@ def heatmaps(
 def gradcam(network: nn.Module, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Tensor:
     """Computes Grad-CAM with one forward pass of the batch, and a backward pass down to the layers for each column.
 
-    Args:
-        network: a classifier, sandboxed.
-        images: (n, 3, h, w), on its device.
-        classes: int64 (n, k).
-        layers: names of its modules, over which the maps are averaged.
-
-    Returns:
-        Heatmaps (n, k, h, w) from 0 to 1 in float32 on the CPU.
-
-    Raises:
-        ConfigurationError: see `heatmaps`.
+    The network is sandboxed, and the images are on its device; see `heatmaps` for the rest.
     """
     features: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
@@ -102,12 +83,12 @@ def gradcam(network: nn.Module, images: Tensor, classes: Tensor, layers: Sequenc
         layouts[name] = layout
         return features[name].clone()  # what comes next may work in place
 
-    with tapped(network, layers, visit):
-        logits = logits_of(network, images)
-        check_classes(classes, logits)
-        check_found(network, layers, features)
+    with feature_maps.tapped(network, layers, visit):
+        logits = feature_maps.logits_of(network, images)
+        feature_maps.check_classes(classes, logits)
+        feature_maps.check_found(network, layers, features)
         scores = logits.gather(1, classes).sum(dim=0)  # (n, k) -> (k,): no image depends on another
-        gradients = [gradients_of(score, features) for score in scores]  # k times (layers,)
+        gradients = [feature_maps.gradients_of(score, features) for score in scores]  # k times (layers,)
     maps = []
     for index, (name, layout) in enumerate(layouts.items()):
         taken = layout.take(features[name])

@@ -46,10 +46,6 @@ class TappedCopy(nn.Module):
     The library hooks these modules: it handles neither other layouts, nor tuples, nor modules that run twice (here the
     last run counts), nor maps that are changed in place.
 
-    Args:
-        network: the network to copy.
-        names: of its modules.
-
     Raises:
         ConfigurationError: when the network cannot be copied.
     """
@@ -83,20 +79,9 @@ class TappedCopy(nn.Module):
 
 
 def library_maps(method: str, network: nn.Module, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Tensor:
-    """Computes heatmaps by one of the library's methods.
+    """Computes heatmaps by one of the library's methods; zeros for images whose logits are not finite.
 
-    Args:
-        method: a key of `LIBRARY_METHODS`.
-        network: a classifier, sandboxed.
-        images: (n, 3, h, w), on its device.
-        classes: int64 (n, k).
-        layers: names of its modules.
-
-    Returns:
-        Heatmaps (n, k, h, w) from 0 to 1 in float32 on the CPU; zeros for images whose logits are not finite.
-
-    Raises:
-        ConfigurationError: see `heatmaps`.
+    The network is sandboxed, and the images are on its device; see `heatmaps` for the rest.
     """
     images = images.float()
     twin = TappedCopy(network, layers)

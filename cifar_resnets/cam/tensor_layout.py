@@ -15,19 +15,12 @@ from cifar_resnets.receptive_field.effective import stages
 
 @dataclass(frozen=True)
 class Layout:
-    """The place of a feature map in a tensor.
+    """The place of a feature map in a tensor."""
 
-    Args:
-        kind: `nchw`, `nhwc`, or `tokens` (n, tokens, channels).
-        height: of the map, in units.
-        width: of the map, in units.
-        num_prefix: tokens that come before those of the map, such as a class token.
-    """
-
-    kind: str
-    height: int
+    kind: str  # `nchw`, `nhwc`, or `tokens` (n, tokens, channels)
+    height: int  # of the map, in units
     width: int
-    num_prefix: int = 0
+    num_prefix: int = 0  # tokens that come before those of the map, such as a class token
 
     def take(self, tensor: Tensor) -> Tensor:
         """Returns the map (n, channels, height, width) of a tensor."""
@@ -50,9 +43,7 @@ class LayoutFinder:
 
     A map has the shape of the image, up to rounding. Where that leaves a choice, timm's attributes of the network
     decide: the channels of its stages (`feature_info`) and the tokens that are not of the image (`num_prefix_tokens`).
-
-    Args:
-        network: any; `see` has to be called with the images that it runs on.
+    `see` has to be called with the images that it runs on.
     """
 
     def __init__(self, network: nn.Module) -> None:

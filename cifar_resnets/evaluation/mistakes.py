@@ -25,24 +25,17 @@ CHUNK = 32  # images at once
 class Samples:
     """Classified images.
 
-    Args:
-        images: (n, c, h, w), normalised.
-        index: int64 (n,), place in the data.
-        labels: int64 (n,), true classes.
-        predicted: int64 (n,), most probable classes.
-        p_label: float32 (n,), probability of the true class.
-        p_predicted: float32 (n,), probability of the most probable class.
-        score: float32 (n,), ascends from the images that are right to the most confident mistake: the loss of a
-            mistake, 0 if that is NaN, and -p of the true class of an image that is right, -inf if that is NaN.
+    The score ascends from the images that are right to the most confident mistake: the loss of a mistake, 0 if that is
+    NaN, and -p of the true class of an image that is right, -inf if that is NaN.
     """
 
-    images: Tensor
-    index: Tensor
-    labels: Tensor
-    predicted: Tensor
-    p_label: Tensor
-    p_predicted: Tensor
-    score: Tensor
+    images: Tensor  # (n, c, h, w), normalised
+    index: Tensor  # int64 (n,), place in the data
+    labels: Tensor  # int64 (n,), true classes
+    predicted: Tensor  # int64 (n,), most probable classes
+    p_label: Tensor  # float32 (n,), probability of the true class
+    p_predicted: Tensor  # float32 (n,), probability of the most probable class
+    score: Tensor  # float32 (n,)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,14 +61,7 @@ class Samples:
 
 
 def classify(images: Tensor, labels: Tensor, logits: Tensor, index: Tensor) -> Samples:
-    """Builds the samples of a batch from a network's logits.
-
-    Args:
-        images: (n, c, h, w), normalised.
-        labels: (n,), true classes.
-        logits: (n, num_classes).
-        index: int64 (n,), place in the data.
-    """
+    """Builds the samples of a batch from a network's logits (n, num_classes)."""
     labels = labels.long()
     log_p = logits.detach().float().log_softmax(dim=1)
     best, predicted = log_p.max(dim=1)
@@ -97,11 +83,7 @@ def classify_again(network: nn.Module, samples: Samples) -> Samples:
 class HighestLosses:
     """Keeps the most confident mistakes of all batches, then the images that are right with the highest loss.
 
-    Of equals the first are kept. The device is never waited for.
-
-    Args:
-        num_samples: how many are kept.
-        max_side: larger images are scaled down to this many pixels a side; kept as they are if None.
+    Of equals the first are kept. The device is never waited for. Images larger than `max_side` are scaled down to it.
     """
 
     def __init__(self, num_samples: int, max_side: int | None = None) -> None:
@@ -127,11 +109,7 @@ class HighestLosses:
 
 
 class SamplesAt:
-    """Keeps the images at given places in the data.
-
-    Args:
-        places: of the images, in the order in which they are returned.
-    """
+    """Keeps the images at given places in the data, in the order of these places."""
 
     def __init__(self, places: Sequence[int]) -> None:
         self.places = places

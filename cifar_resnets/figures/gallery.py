@@ -9,27 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cifar_resnets.figures.panels import (
-    PANEL,
-    PREDICTED,
-    TRUE,
-    Pixels,
-    as_bytes,
-    difference,
-    enlarged,
-    fitted_size,
-    heated,
-    shrunk,
-)
+from cifar_resnets.figures import panels
+from cifar_resnets.figures.panels import PANEL, PREDICTED, TRUE, Pixels
 
 Color = tuple[int, int, int]
+Drawing = ImageDraw.ImageDraw
 
 WIDTH = 700
 GAP, MARGIN = 8, 6
@@ -45,29 +35,17 @@ RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
 
 @dataclass(frozen=True)
 class Gallery:
-    """Classified images and their explanations.
+    """Classified images and their explanations."""
 
-    Args:
-        images: uint8 (n, h, w, 3).
-        index: int64 (n,), place in the data.
-        labels: int64 (n,), true classes.
-        predicted: int64 (n,), most probable classes.
-        p_label: float32 (n,), probability of the true class.
-        p_predicted: float32 (n,), probability of the most probable class.
-        heat: float32 (n, 2, h, w) from 0 to 1, heatmaps for the predicted and for the true class, if there are any.
-        fields: float64 (n, 4), a box over each image: first row, first column, last row and last column; or None.
-        note: how the heatmaps were computed.
-    """
-
-    images: Pixels
-    index: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    p_label: NDArray[np.float32]
-    p_predicted: NDArray[np.float32]
-    heat: NDArray[np.float32] | None = None
-    fields: NDArray[np.float64] | None = None
-    note: str = ""
+    images: Pixels  # (n, h, w, 3)
+    index: NDArray[np.int64]  # (n,), place in the data
+    labels: NDArray[np.int64]  # (n,), true classes
+    predicted: NDArray[np.int64]  # (n,), most probable classes
+    p_label: NDArray[np.float32]  # (n,), probability of the true class
+    p_predicted: NDArray[np.float32]  # (n,), probability of the most probable class
+    heat: NDArray[np.float32] | None = None  # (n, 2, h, w) from 0 to 1, for the predicted and for the true class
+    fields: NDArray[np.float64] | None = None  # (n, 4), a box over each image: first row and column, and the last
+    note: str = ""  # how the heatmaps were computed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,23 +66,20 @@ def gallery_height(num_rows: int) -> int:
 
 
 def draw_gallery(gallery: Gallery, class_names: Sequence[str], grouped: bool = False) -> Image.Image:
-    """Draws a gallery.
+    """Draws a gallery in RGB, 700 pixels wide and `gallery_height` pixels high.
 
     Args:
         gallery: any number of images.
         class_names: names of the classes, in any language.
         grouped: whether to draw a line between images of different pairs of classes.
-
-    Returns:
-        RGB, 700 pixels wide and `gallery_height` pixels high.
     """
     picture = Image.new("RGB", (WIDTH, gallery_height(len(gallery))), "white")
     draw = ImageDraw.Draw(picture)
     if not len(gallery):
         _text(draw, (MARGIN, HEADER // 2), "No misclassified images", TEXT, RIGHT, WIDTH)
         return picture
-    for column, panels in enumerate(_columns(gallery)):
-        for row, panel in enumerate(panels):
+    for column, images in enumerate(_columns(gallery)):
+        for row, panel in enumerate(images):
             picture.paste(Image.fromarray(panel), _corner(row, column, *panel.shape[:2]))
     _header(draw, gallery.note, has_heat=gallery.heat is not None)
     for row in range(len(gallery)):
@@ -112,23 +87,21 @@ def draw_gallery(gallery: Gallery, class_names: Sequence[str], grouped: bool = F
         if gallery.fields is not None:
             _box(draw, row, gallery.images.shape[1:3], gallery.fields[row])
         if grouped and row and gallery.pair(row) != gallery.pair(row - 1):
-            _rule(draw, row)
+            y = HEADER + row * ROW
+            draw.line((MARGIN, y, WIDTH - MARGIN, y), fill=INK, width=2)
     return picture
-
-
-# The panels.
 
 
 def _columns(gallery: Gallery) -> list[Pixels]:
     """Returns the panels (n, h', w', 3) of each column: images, both heatmaps, their difference."""
-    images = shrunk(gallery.images)
-    if gallery.heat is None:
-        return [enlarged(images)]
-    quantised = as_bytes(gallery.heat)
-    predicted, true = (shrunk(quantised[:, of]) for of in range(2))
-    differences = difference(images, predicted, true)
-    differences[gallery.labels == gallery.predicted] = EMPTY
-    return [enlarged(each) for each in (images, heated(images, predicted), heated(images, true), differences)]
+    columns = [images := panels.shrunk(gallery.images)]
+    if gallery.heat is not None:
+        quantised = panels.as_bytes(gallery.heat)
+        predicted, true = (panels.shrunk(quantised[:, of]) for of in range(2))
+        differences = panels.difference(images, predicted, true)
+        differences[gallery.labels == gallery.predicted] = EMPTY
+        columns += [panels.heated(images, predicted), panels.heated(images, true), differences]
+    return [panels.enlarged(each) for each in columns]
 
 
 def _corner(row: int, column: int, height: int = PANEL, width: int = PANEL) -> tuple[int, int]:
@@ -137,10 +110,7 @@ def _corner(row: int, column: int, height: int = PANEL, width: int = PANEL) -> t
     return left + (PANEL - width) // 2, top + (PANEL - height) // 2
 
 
-# The text.
-
-
-def _header(draw: ImageDraw.ImageDraw, note: str, has_heat: bool) -> None:
+def _header(draw: Drawing, note: str, has_heat: bool) -> None:
     _text(draw, (MARGIN, 18), note, TEXT, GREY, WIDTH - 2 * MARGIN)
     _text(draw, (MARGIN, HEADER - 18), "✓ true", SMALL, TRUE, CAPTION)
     _text(draw, (MARGIN + 84, HEADER - 18), "✗ predicted", SMALL, PREDICTED, CAPTION)
@@ -151,7 +121,7 @@ def _header(draw: ImageDraw.ImageDraw, note: str, has_heat: bool) -> None:
             _text(draw, (centre, HEADER - 18), name, SMALL, color, ROW, "mm")
 
 
-def _caption(draw: ImageDraw.ImageDraw, gallery: Gallery, row: int, class_names: Sequence[str]) -> None:
+def _caption(draw: Drawing, gallery: Gallery, row: int, class_names: Sequence[str]) -> None:
     label, predicted = gallery.pair(row)
     right = label == predicted
     lines = [("✓", label, gallery.p_label[row], RIGHT if right else TRUE)]
@@ -178,13 +148,7 @@ def shown_name(name: str, number: int) -> str:
 
 
 def _text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[float, float],
-    text: str,
-    size: int,
-    color: Color,
-    width: float,
-    anchor: str = "lm",
+    draw: Drawing, at: tuple[float, float], text: str, size: int, color: Color, width: float, anchor: str = "lm"
 ) -> None:
     """Writes one line, in smaller letters where it is too wide, and cut where that is not enough."""
     while size > SMALL and _font(size).getlength(text) > width:
@@ -210,24 +174,15 @@ def _letters() -> frozenset[int]:
 
 
 def _font_file() -> str:
-    import matplotlib
+    from matplotlib import get_data_path
 
-    # Pillow's own font has few letters beyond Latin
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-# Lines.
+    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # Pillow's own font has few letters beyond Latin
 
 
-def _rule(draw: ImageDraw.ImageDraw, row: int) -> None:
-    y = HEADER + row * ROW
-    draw.line((MARGIN, y, WIDTH - MARGIN, y), fill=INK, width=2)
-
-
-def _box(draw: ImageDraw.ImageDraw, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:
+def _box(draw: Drawing, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:
     """Draws the part of a field that lies in the image over its panel."""
     height, width = size
-    new_width, new_height = fitted_size(height, width)
+    new_width, new_height = panels.fitted_size(height, width)
     left, top = _corner(row, 0, new_height, new_width)
     first = np.clip(np.nan_to_num(field[:2]), 0, (height, width))
     last = np.clip(np.nan_to_num(field[2:]) + 1, 0, (height, width))

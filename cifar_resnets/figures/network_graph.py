@@ -22,31 +22,19 @@ from cifar_resnets.support.sandbox import evaluating, exchanged, plain_network
 
 @dataclass(frozen=True)
 class Node:
-    """A layer, an operation outside of any, or an end of the network.
+    """A layer, an operation outside of any, or an end of the network."""
 
-    Args:
-        name: unique, as in the code, for example `layer1/0/conv1`.
-        kind: class of the layer, or name of the operation.
-        inputs: names of the nodes before it.
-        shape: of its result for one image; the first of several.
-        settings: of the layer, as PyTorch prints them.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-    settings: str = ""
+    name: str  # unique, as in the code, for example `layer1/0/conv1`
+    kind: str  # class of the layer, or name of the operation
+    inputs: tuple[str, ...]  # names of the nodes before it
+    shape: tuple[int, ...]  # of its result for one image; the first of several
+    settings: str = ""  # of the layer, as PyTorch prints them
 
 
 def network_graph(module: nn.Module, size: Sequence[int]) -> list[Node]:
-    """Traces an image of zeros through a network, uncompiled and in evaluation mode.
+    """Traces an image of zeros of a size (c, h, w) through a network, uncompiled and in evaluation mode.
 
     The module is left as it was; only random numbers that it draws outside of PyTorch are not restored.
-
-    Args:
-        module: a network.
-        size: channels, height and width of an image.
 
     Returns:
         The nodes in the order in which they ran, from `images` to `logits`.

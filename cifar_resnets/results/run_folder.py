@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.errors import ConfigurationError, DataError, one_line
 from cifar_resnets.results.csv_files import Curve, Predictions, read_history, read_predictions, read_rows, read_search
 from cifar_resnets.results.json_files import (
     Evaluation,
@@ -176,4 +176,4 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, (KeyError, TypeError, AttributeError, IndexError, ArithmeticError)):
         return "it does not hold what `cifar-resnets` writes"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
