@@ -17,6 +17,7 @@ import numpy as np
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.progress import Progress
 
+from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.lr_range_test import range_test
 from cifar_resnets.callbacks.progress import print_line
 from cifar_resnets.callbacks.publish import has_tensorboard, output_dir, publish
@@ -93,9 +94,11 @@ class LRFinder(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A resumed fit keeps the rates of its checkpoint."""
-        if trainer.state.fn == "fit":
-            self._resumed = True
+        """Restores the rates of a fit that is resumed, unless `Continuation` does."""
+        if trainer.state.fn != "fit":
+            return
+        self._resumed = True
+        if not any(isinstance(each, Continuation) for each in trainer.callbacks):  # type: ignore[attr-defined]  # of Lightning
             assert isinstance(pl_module, ImageClassifier)
             hparams = checkpoint["hyper_parameters"]
             pl_module.set_rates(hparams["lr"], hparams["schedule"]["init_args"].get("lr_min"))

@@ -37,7 +37,8 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.runs.resume import Start
-from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir
+from cifar_resnets.support.atomic_file import remove_unfinished
 
 # The default of `--explain`. As plain values: of an instance, the parser would take all attributes for arguments.
 ALL: dict[str, Any] = {
@@ -83,7 +84,7 @@ def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any])
     if run_dir is None:
         run_dir = claim_run_dir(root, name)
         lock = lock_run_dir(run_dir)
-    sweep(run_dir)
+    remove_unfinished(run_dir)
     write_record(run_dir, record, start.checkpoint)
     return run_dir, lock
 
@@ -107,7 +108,7 @@ def trainer_arguments(config: Namespace, run_dir: Path | None, events: dict[str,
         arguments["default_root_dir"] = run_dir / CHECKPOINTS
         if trainer.logger in (None, True):
             tensorboard = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
-            arguments["logger"] = [tensorboard, MetricsFile(run_dir, name="", version="")]
+            arguments["logger"] = [tensorboard, MetricsFile(run_dir)]
     return arguments
 
 

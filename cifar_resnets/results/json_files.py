@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_resnets.support.former_names import current_names
+
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
@@ -78,10 +80,10 @@ class Record:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads `config.yaml`."""
+    """Reads `config.yaml`, with the class paths of today."""
     config = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
     json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that contains itself
-    return config
+    return _mapping(current_names(config))
 
 
 def read_record(path: Path) -> Record:
