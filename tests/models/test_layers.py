@@ -344,15 +344,10 @@ def check_export(network, strict):
         torch.testing.assert_close(program.module()(images), network(images))
 
 
-# The two deepest take a quarter of a minute each, and are like the others with more blocks.
-@pytest.mark.parametrize("name", [name for name in NAMES if "1202" not in name and "1001" not in name])
-def test_export_for_any_batch_size(name):
-    check_export(shared_network(name), strict=False)
-
-
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_strict_export_for_any_batch_size(name):
-    check_export(timm.create_model(name, **FAMILIES[name]), strict=True)
+def test_export_for_any_batch_size(name, strict):
+    check_export(timm.create_model(name, **FAMILIES[name]), strict)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
