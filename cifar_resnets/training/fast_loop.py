@@ -24,6 +24,7 @@ from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
@@ -67,6 +68,7 @@ class FastEpochLoop(_TrainingEpochLoop):
     """Trains an epoch. A step that is more than forward, backward and one optimizer step is left to Lightning."""
 
     _listeners: dict[str, list[Callable[..., Any]]]
+    _train: Callable[..., Any]
     _attributes: dict[str, Any]  # of the module, whose `__setattr__` takes a microsecond
     _is_plain = False  # whether steps of this epoch can be taken here
     _clips = False  # whether the module clips gradients itself
@@ -78,6 +80,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         trainer = self.trainer
         self._listeners = {hook: listeners(trainer, hook) for hook in HOOKS}
         self._attributes = vars(trainer.lightning_module)
+        self._train = _training_step(trainer)
         self._is_plain = has_plain_steps(trainer) and not isinstance(data_fetcher, _DataLoaderIterDataFetcher)
         self._clips = _overrides(trainer.lightning_module, "configure_gradient_clipping")
         self._val_interval = _val_interval(trainer)
@@ -149,7 +152,7 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def _training_step(self, batch: Any, batch_idx: int) -> tuple[Tensor | None, dict[str, Any]]:
         self._attributes["_current_fx_name"] = "training_step"
-        output = self.trainer.strategy.training_step(batch, batch_idx)
+        output = self._train(batch, batch_idx)
         self._attributes["_current_fx_name"] = None
         if isinstance(output, Tensor):
             return output, {"loss": output.detach()}
@@ -200,6 +203,12 @@ class FastEpochLoop(_TrainingEpochLoop):
                 response = listener(*args)
             self._attributes["_current_fx_name"] = None
         return response
+
+
+def _training_step(trainer: pl.Trainer) -> Callable[..., Any]:
+    """Returns the strategy's training step, or the module's where the strategy adds nothing to it."""
+    is_alone = type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) is Precision
+    return trainer.lightning_module.training_step if is_alone else trainer.strategy.training_step
 
 
 def listeners(trainer: pl.Trainer, hook: str) -> list[Callable[..., Any]]:

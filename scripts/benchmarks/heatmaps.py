@@ -27,7 +27,8 @@ from benchmarks.shared import (
     table,
     target_note,
 )
-from cifar_resnets.cam.gradcam import choose_layer, heatmaps
+from cifar_resnets.cam.feature_maps import choose_layer
+from cifar_resnets.cam.gradcam import heatmaps
 from cifar_resnets.models.registry import create_network
 
 NETWORKS = ["cifar_resnet18", "cifar_resnet20"]
