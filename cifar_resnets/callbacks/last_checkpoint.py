@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.optim import Optimizer
 
 from cifar_resnets.distributed.collectives import Agreement
-from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
+from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped, stop_forks
 from cifar_resnets.errors import require
 from cifar_resnets.runs.run_dir import LAST, PREVIOUS
 
@@ -58,6 +58,10 @@ class LastCheckpoint(Checkpoint):
         """Of the checkpoint."""
         return Path(self.dirpath or "checkpoints") / LAST
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Handles signals again: while the ranks set up their connections, they end the process."""
+        self._signals.install()
+
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From now on, signals wait for the end of a step."""
         self._signals.defer()
@@ -97,6 +101,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From now on, signals end the run at once."""
         self._signals.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Waits for the checkpoint of ranks that are forks of this process, when a signal stops it."""
+        if isinstance(exception, Stopped) and stop_forks() and self.path.exists():
+            exception.checkpoint = str(self.path)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning

@@ -51,5 +51,6 @@ def set_up_messages() -> None:
     own.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each fork that it ends
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)

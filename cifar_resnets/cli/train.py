@@ -39,7 +39,7 @@ from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, _loggers
 from cifar_resnets.cli.parse_errors import all_keys, explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.distributed.rank_watch import watch
+from cifar_resnets.distributed.rank_failure import watch
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
 from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
