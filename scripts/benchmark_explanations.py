@@ -74,7 +74,7 @@ def timed(callback: pl.Callback, seconds: dict[str, float]) -> pl.Callback:
 def measure(args: argparse.Namespace, folder: Path) -> tuple[float, dict[str, float]]:
     """Seconds of all epochs, and of the hooks of each callback within them."""
     seconds: dict[str, float] = defaultdict(float)
-    explanations = Explanations(Misclassified(), Confusion()).callbacks(folder, [])
+    explanations = Explanations(Misclassified(), Confusion()).callbacks(folder)
     epochs, own = Epochs(), [timed(each, seconds) for each in (Dashboard(), *explanations)]
     trainer = quiet_trainer(folder, args.accelerator, *own, epochs, max_epochs=args.epochs)
     data = Noise(args.batches, args.batch_size, NUM_VAL)

@@ -1,4 +1,4 @@
-"""The parser of a light subcommand, and checks that several subcommands share."""
+"""The argument parser of the light subcommands, and a check of `--plot`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a light subcommand, whose errors are lines of ours.
+    """Parses the arguments of a light subcommand; errors are raised as ConfigurationError.
 
     Args:
         command: name of the subcommand.
-        description: what it does.
-        examples: command lines, one a line.
+        description: what the subcommand does, for `--help`.
+        examples: command lines, one a line, for `--help`.
     """
 
     def __init__(self, command: str, description: str, examples: str) -> None:
@@ -36,11 +36,11 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def check_figure_path(path: Path | None) -> None:
-    """Refuses a `--plot` that could not be written, before anything is computed for it.
+    """Checks that `--plot` can be written, before anything is computed for it.
 
     Raises:
-        ConfigurationError: for an ending that is no format of figures.
-        OutputError: when there is no such folder.
+        ConfigurationError: for a file name extension that is no image format.
+        OutputError: when its folder does not exist.
     """
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""`cifar-resnets report`: one HTML file about a run, or about several side by side; neither torch nor Lightning."""
+"""`cifar-resnets report`: one HTML file about a run, or about several side by side; imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(args: list[str]) -> None:
     """Runs the subcommand.
 
     Raises:
-        UserError: for what the user got wrong.
+        UserError: for a mistake of the user.
     """
     options = _parser().parse_args(args[1:])
     output = options.output or (options.runs[0] if len(options.runs) == 1 else Path()) / FILE_NAME
@@ -31,7 +31,7 @@ def run(args: list[str]) -> None:
     write_report(options.runs, output)
     try:
         print(f"report: {output}")
-    except UnicodeEncodeError:  # a path may hold what the terminal cannot show
+    except UnicodeEncodeError:  # the terminal cannot show the path
         print(f"report: {ascii(str(output))}")
 
 
@@ -50,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_output(output: Path, runs: Sequence[Path]) -> None:
-    """Refuses a file that could not be written, or that belongs to another run.
+    """Checks that the report can be written, and does not replace the report of another run.
 
     Raises:
-        ConfigurationError, OutputError: see above.
+        ConfigurationError: for a name that does not end with .html, or the report of another run.
+        OutputError: for a folder that is missing, or a path that is no file.
     """
     if os.path.exists(output) and not os.path.isfile(output):  # pathlib raises OSError for a name that is too long
         raise OutputError(f"--output: {output} is no file, give the name of one, such as {FILE_NAME}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.text import did_you_mean
 
 
 def try_network(network: nn.Module, name: str, size: tuple[int, int]) -> None:
@@ -53,8 +53,7 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
         ConfigurationError: for an unknown name, or arguments that the network does not take.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f", did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, timm.list_models())
         raise ConfigurationError(f"model.network: {name!r} is not in timm's registry{hint}")
     if "num_classes" in (network_args or {}):
         raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")

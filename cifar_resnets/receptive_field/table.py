@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from cifar_resnets.receptive_field.measured import Measurement
 from cifar_resnets.receptive_field.theory import Layer, Summary
+from cifar_resnets.support.text import csv_text, markdown_table
 
 __all__ = ["FORMATS", "print_summary"]
 
@@ -54,7 +53,9 @@ def print_summary(summary: Summary, style: str, console: Console, measurements: 
     if measurements is not None:
         for row, measurement in zip(rows, measured_rows(summary, measurements), strict=True):
             row["measured"] = measured_text(measurement)
-    console.file.write(_csv(rows) if style == "csv" else _markdown(rows))
+    columns = list(rows[0]) if rows else COLUMNS
+    text = csv_text(rows, columns) if style == "csv" else markdown_table(rows, columns, left=("layer", "type"))
+    console.file.write(text)
 
 
 def measured_rows(summary: Summary, measurements: Measurements) -> list[Measurement | None]:
@@ -84,21 +85,6 @@ def _row(layer: Layer) -> dict[str, str]:
     values = asdict(layer)
     cells = {name: pair(values[name]) if isinstance(values[name], tuple) else str(values[name]) for name in COLUMNS}
     return cells | {"exceeds_image": str(layer.exceeds_image).lower()}
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _markdown(rows: Sequence[dict[str, str]]) -> str:
-    names = list(rows[0]) if rows else list(COLUMNS)
-    rule = ["---" if name in ("layer", "type") else "---:" for name in names]
-    lines = [names, rule, *([row[name].replace("|", r"\|") for name in names] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _json(summary: Summary, measurements: Measurements) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.text import did_you_mean
 
 # what a user means by SGD on images; `optimizer_args` says otherwise
 SGD_DEFAULTS = {"momentum": 0.9, "nesterov": True}
@@ -105,6 +105,5 @@ def _require_known(name: str) -> None:
 
     known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, list_optimizers())]
     if name.lower().removeprefix("lookahead_") not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f", did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigurationError(f"model.optimizer: {name!r} is neither in torch.optim nor in timm.optim{hint}")
