@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from cifar_resnets.cli.config_checks import parameters_of
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.support.signature import parameters_of
 from cifar_resnets.support.text import did_you_mean
 from cifar_resnets.training.schedules import Schedule
 
