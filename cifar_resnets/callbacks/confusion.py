@@ -1,4 +1,4 @@
-"""Which classes a network mixes up, and how far its probabilities can be trusted: figures and numbers."""
+"""Figures and numbers of an evaluation: confused classes, accuracies, calibration, precision and recall."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Confusion(pl.Callback):
         self._step = 0  # of the validation that was collected
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets what an interrupted run left."""
+        """Drops the outputs that an interrupted run left."""
         self._collector.reset()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins anew: what was not due is not drawn."""
+        """Drops the outputs of a validation that was not drawn."""
         self._collector.reset()
         self._step = trainer.global_step
 
@@ -79,14 +79,14 @@ class Confusion(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes in the logits that the module returns, outside the sanity check."""
+        """Collects the logits that the module returns, outside the sanity check."""
         if not (trainer.sanity_checking or trainer.fast_dev_run):  # type: ignore[attr-defined]  # of Lightning
             self._collector.update(outputs, batch[1])
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws if it is time."""
+        """Draws the validation images where a figure is due."""
         if self._collector and is_due(trainer, self.every_n_epochs):
             self._report(trainer, pl_module, "val")
 
@@ -101,16 +101,16 @@ class Confusion(pl.Callback):
             self._report(trainer, pl_module, "test")
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Called on all ranks, of which the first draws."""
+        """Gathers the outputs of all ranks, which all call it; the first one draws."""
         folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
         seen = folder is not None or any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
         if not (trainer.is_global_zero and seen):
             return
         assert isinstance(module, ImageClassifier)
-        lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
-        if lost:
+        num_lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
+        if num_lost:
             text = "Confusion: %d of %d %s images have logits that are not finite, nothing is drawn"
-            logger.warning(text, lost, len(outputs.labels), stage)
+            logger.warning(text, num_lost, len(outputs.labels), stage)
             return
         evaluated = Evaluated.of(outputs, module.class_names)
         for name, draw in evaluated.figures().items():
@@ -150,7 +150,7 @@ class Evaluated:
         return cls(outputs, class_names, confusion, reliability, numbers.most_confused(confusion), curves)
 
     def figures(self) -> dict[str, Callable[[], Figure]]:
-        """What draws each figure, by the end of its tag: one figure at a time is in memory."""
+        """Returns a function that draws each figure, by the end of its tag, so that one at a time is in memory."""
         names = [shown_name(name, number) for number, name in enumerate(self.class_names)]
         return {
             "matrix": functools.partial(plot_confusion, self.confusion, names),
@@ -169,7 +169,7 @@ class Evaluated:
         (folder / f"{stage}_calibration.json").write_text(text + "\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration, average precision and pairs in primitives that JSON knows; None where there is no number."""
+        """Returns calibration, average precision and pairs for JSON; None where there is no number."""
         names, bins = self.class_names, self.reliability
         columns = (bins.edges[:-1], bins.edges[1:], bins.counts, bins.confidence, bins.accuracy)
         rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -187,7 +187,7 @@ class Evaluated:
 
 
 def class_accuracy(confusion: Counts) -> tuple[numbers.Floats, numbers.Floats]:
-    """Accuracy of each class (num_classes,) and its 95 % interval (num_classes, 2); NaN for a class without images."""
+    """Returns the accuracy (num_classes,) and 95 % interval (num_classes, 2) of each class; NaN without images."""
     right, images = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
     both = zip(right, images, strict=True)
     intervals = [wilson_interval(correct, total) if total else (math.nan, math.nan) for correct, total in both]

@@ -65,17 +65,13 @@ class Dashboard(pl.Callback):
         self.best = state_dict["best"]
         self._measured = state_dict["num_images"], *state_dict["seconds"]
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the best accuracy: only now is that of this validation known."""
-        accuracy = trainer.callback_metrics.get("val/acc")
-        if trainer.state.fn != "fit" or trainer.sanity_checking or accuracy is None:
-            return
-        if self.best is None or accuracy > self.best:
-            self.best = accuracy.item()
-        if _has_loggers(trainer):
-            # at the step and with the epoch of val/acc, which no public method knows; private: tests/callbacks/
-            # test_dashboard.py notices when it is gone
-            trainer._logger_connector.log_metrics({BEST: torch.tensor(self.best)})
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the best accuracy, before the module logs that of this validation."""
+        assert isinstance(pl_module, ImageClassifier)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            accuracy = pl_module.val_metrics.compute().accuracy
+            self.best = accuracy if self.best is None else max(self.best, accuracy)
+            pl_module.log(BEST, self.best)
 
     # Layout and graph are written once a fit: a resumed one may have a folder of its own.
 

@@ -54,7 +54,7 @@ class Continuation(pl.Callback):
             "row": _row(trainer) if place == "epoch" else None,
             "training": pl_module.train_metrics.states(),
             "rates": pl_module.step_rates,
-            "configured": dict(pl_module.configured),
+            "configured": {name: pl_module.hparams_initial[name] for name in ("lr", "schedule")},
             "total_steps": run_length(trainer)[0],
             "run_dir": None if self.run_dir is None else str(self.run_dir),
             "logged": logged_so_far(trainer, self.run_dir) if self.run_dir and trainer.is_global_zero else None,
@@ -132,7 +132,7 @@ def _find_again(callback: ModelCheckpoint, state: dict[str, Any], run_dir: Path 
 def _adopt_settings(trainer: pl.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> list[str]:
     """Takes what the checkpoint's run had found or was given, but for what this run is given otherwise."""
     hparams, state = checkpoint["hyper_parameters"], checkpoint[KEY]
-    then, now = {**hparams, **state["configured"]}, {**module.hparams, **module.configured}
+    then, now = {**hparams, **state["configured"]}, module.hparams_initial
     changed = changed_settings(then, now, (state["total_steps"], run_length(trainer)[0]))
     lr = now["lr"] if "lr" in changed else hparams["lr"]
     module.set_rates(float(lr), hparams["schedule"]["init_args"].get("lr_min"))

@@ -124,7 +124,7 @@ class LRFinder(pl.Callback):
     def apply(self, module: ImageClassifier, search: Search) -> None:
         """Gives the module what was found."""
         lr = float(f"{search.suggestion(self.method).value * self.scale:.6g}")  # as the console shows it
-        module.set_rates(lr, min(search.start, lr) if module.wants_lr_min else None)
+        module.set_rates(lr, min(search.start, lr))
 
     def search(self, trainer: pl.Trainer, module: ImageClassifier) -> Search:
         """Runs the tests; the same answer on all ranks."""

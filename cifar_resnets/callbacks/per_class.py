@@ -1,4 +1,4 @@
-"""The figures of each class after a test, on the console and as JSON."""
+"""The results of each class after an evaluation, on the console and as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PerClassReport(pl.Callback):
         self._report(trainer, pl_module, "test")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports the validation images, but not in the middle of a fit."""
+        """Reports the validation images of `validate`; not of a fit."""
         if trainer.state.fn == "validate":
             self._report(trainer, pl_module, "val")
 
@@ -41,11 +41,11 @@ class PerClassReport(pl.Callback):
         report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": module.hparams["network"], **figures}
         path = self.run_dir / f"{stage}.json"
         path.write_text(json.dumps(report, indent=2) + "\n")
-        get_console().print(class_table(report))  # that of a bar, too, which makes room if it is still shown
+        get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
 
 
 def class_table(report: dict[str, Any]) -> Table:
-    """The table that the console shows."""
+    """Builds the table of the console."""
     title = {"test": "Test images", "val": "Validation images"}[report["stage"]]
     table = Table(title=title, title_justify="left")
     table.add_column("class", overflow="fold")

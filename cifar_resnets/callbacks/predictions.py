@@ -1,4 +1,4 @@
-"""The predictions of `predict` as a CSV file."""
+"""Writes predictions as CSV files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifar_resnets.classifier import ImageClassifier
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: a row an image, in the order of the data, with the probability of each class.
+    """Writes `predictions.csv`: a row for each image, in the order of the data, with the probability of each class.
 
     Args:
         run_dir: folder of the run.
@@ -32,7 +32,7 @@ class PredictionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Called by Lightning with this rank's probabilities, a tensor (n, num_classes) a batch."""
+        """Gathers the probabilities of all ranks, a tensor (n, num_classes) for each batch, and writes them."""
         batches = in_data_order(trainer, [batch.cpu() for batch in predictions])
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
@@ -46,13 +46,13 @@ def write_csv(
     probabilities: Sequence[Sequence[float]],
     labels: Sequence[int] | None = None,
 ) -> None:
-    """Writes probabilities (n, num_classes) with the most probable class of each image, and its class if known.
+    """Writes the probabilities of images with their most probable and, if given, true classes.
 
     Args:
         path: of the file, which is replaced.
         class_names: names of the classes.
-        probabilities: a row an image.
-        labels: of the images (n,); there is no column of them if not given.
+        probabilities: (n, num_classes).
+        labels: true classes (n,); left out if not given.
     """
     known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
     with path.open("w", newline="") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from cifar_resnets.callbacks.progress import num_epochs
+from cifar_resnets.figures.render import to_image
 from cifar_resnets.support.atomic_file import replacing
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def publish(
         picture: a figure, or an RGB image.
         step: of the weights that it shows; the newest if not given.
     """
-    image = picture if isinstance(picture, Image.Image) else _drawn(picture)
+    image = picture if isinstance(picture, Image.Image) else to_image(picture)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             at = trainer.global_step if step is None else step
@@ -93,15 +93,3 @@ def garbage_collected() -> Iterator[None]:
         gc.collect(0)
         if was_enabled:
             gc.enable()
-
-
-def _drawn(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of import
-
-    # without pyplot nothing keeps the figure
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class' name: it is a box
-        canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]  # of matplotlib
-    return Image.fromarray(np.asarray(pixels)).convert("RGB")

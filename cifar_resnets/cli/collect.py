@@ -24,8 +24,9 @@ from rich.text import Text
 
 from cifar_resnets.cli.parser import CommandParser
 from cifar_resnets.errors import DataError
+from cifar_resnets.results.run_folder import natural_order
 from cifar_resnets.results.seed_groups import Group, group_runs
-from cifar_resnets.results.trained_runs import TrainedRun, find_runs, in_order
+from cifar_resnets.results.trained_runs import TrainedRun, find_runs
 from cifar_resnets.support.text import csv_text, markdown_table, printable
 
 EXAMPLES = """
@@ -108,7 +109,7 @@ def collect(folders: Sequence[Path]) -> list[TrainedRun]:
 
 
 def _name_order(group: Group) -> tuple[Any, ...]:
-    return in_order(group.name), [(key, *_value_order(value)) for key, value in group.settings.items()]
+    return natural_order(group.name), [(key, *_value_order(value)) for key, value in group.settings.items()]
 
 
 def _value_order(value: str) -> tuple[float, str]:

@@ -142,7 +142,7 @@ class CLI(LightningCLI):
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
     def _parse_ckpt_path(self) -> None:
-        # lets the checkpoint's hyperparameters override what the user typed; `parse_arguments` does the opposite.
+        # Lightning's method lets the checkpoint override what the user typed; `parse_arguments` does the opposite.
         # Private in lightning 2.6, with no public switch: a test in tests/cli/test_train.py fails if it is not called.
         pass
 

@@ -1,4 +1,4 @@
-"""What probabilities say beyond accuracy: calibration, confused pairs, precision and recall; numbers in and out."""
+"""Calibration, confused pairs, and precision and recall of predicted probabilities, with NumPy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Probabilities = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often a network is right, by how sure it is: equal-width bins of the largest probability, (low, high].
+    """Accuracy by confidence, in equal-width bins (low, high] of the largest probability.
 
     Args:
-        counts: images of each bin (num_bins,).
+        counts: number of images in each bin (num_bins,).
         confidence: mean of their largest probability (num_bins,); NaN in an empty bin.
-        accuracy: part of them that is right (num_bins,); NaN in an empty bin.
+        accuracy: fraction of them that is classified correctly (num_bins,); NaN in an empty bin.
     """
 
     counts: Counts
@@ -29,12 +29,12 @@ class Reliability:
 
     @property
     def edges(self) -> Floats:
-        """Ends of the bins, from 0 to 1 (num_bins + 1,)."""
+        """Returns the edges of the bins, from 0 to 1 (num_bins + 1,)."""
         return np.linspace(0, 1, len(self.counts) + 1)
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, from 0 to 1; NaN without images.
+        """Returns the expected calibration error, from 0 to 1; NaN without images.
 
         Source: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks", section 2, eq. 3.
         """
@@ -47,12 +47,12 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Images of one class that are taken for another.
+    """Images of one class that are classified as another.
 
     Args:
         true: label of the images.
-        predicted: what they are taken for.
-        count: how many.
+        predicted: predicted label.
+        count: number of images.
         percent: of the images of the true class.
     """
 
@@ -76,28 +76,28 @@ class PrecisionRecall:
 
     @property
     def average_precision(self) -> float:
-        """Area under the steps of the curve, as scikit-learn's `average_precision_score`: nothing is interpolated."""
+        """Returns the area under the curve, without interpolation, as scikit-learn's `average_precision_score`."""
         return float(-np.sum(np.diff(self.recall) * self.precision[:-1]))
 
     def at(self, recalls: Floats) -> Floats:
-        """Precision at the threshold that is the first to reach each recall."""
+        """Returns the precision at the first threshold that reaches each recall."""
         rising = self.recall[::-1]
         return self.precision[::-1][np.minimum(np.searchsorted(rising, recalls), len(rising) - 1)]
 
 
 def confusion_counts(labels: Labels, predicted: Labels, num_classes: int) -> Counts:
-    """Counts (num_classes, num_classes); rows are true, columns predicted classes."""
+    """Returns the confusion matrix (num_classes, num_classes); rows are true, columns predicted classes."""
     cells = labels.astype(np.int64) * num_classes + predicted
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15) -> Reliability:
-    """Bins images by the probability of the class that they are taken for.
+    """Bins images by the probability of their predicted class.
 
     Args:
         labels: (n,).
         probabilities: (n, num_classes), finite.
-        num_bins: bins from 0 to 1; 15 as in the paper, see `Reliability.ece`.
+        num_bins: number of bins from 0 to 1; 15 as in the paper, see `Reliability.ece`.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
@@ -109,17 +109,17 @@ def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15
 
 
 def row_percent(confusion: Counts) -> Floats:
-    """Percent of the images of each true class (num_classes, num_classes); NaN for a class without images."""
+    """Returns percent of the images of each true class (num_classes, num_classes); NaN for a class without images."""
     with np.errstate(invalid="ignore"):
         return np.asarray(100 * confusion / confusion.sum(axis=1, keepdims=True))
 
 
 def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
-    """The largest counts beside the diagonal, the largest first; ties in the order of the classes.
+    """Returns the largest counts off the diagonal, the largest first; ties in the order of the classes.
 
     Args:
         confusion: see `confusion_counts`.
-        num_pairs: at most so many.
+        num_pairs: largest number of pairs.
     """
     wrong = confusion - np.diag(confusion.diagonal())
     percent = row_percent(confusion)
@@ -129,7 +129,7 @@ def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
 
 
 def precision_recall(labels: Labels, probabilities: Probabilities) -> list[PrecisionRecall | None]:
-    """The curve of each class against the rest; None for a class without images, which has no recall.
+    """Returns the curve of each class against the rest; None for a class without images, which has no recall.
 
     Args:
         labels: (n,).

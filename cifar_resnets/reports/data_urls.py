@@ -12,12 +12,12 @@ from cifar_resnets.results.json_files import Mistakes
 
 
 def thumbnail(mistakes: Mistakes, row: int) -> str:
-    """The address of an image as it is, at most as large as a panel."""
+    """Returns the address of an image as it is, at most as large as a panel."""
     return _address(shrunk(mistakes.images[row : row + 1])[0])
 
 
 def panels(gallery: Mistakes, row: int) -> list[tuple[str, str]]:
-    """What is shown of an image, a name and an address each: itself, under both heats, and where these differ."""
+    """Returns names and addresses of the pictures of an image: itself, under both heatmaps, and their difference."""
     image = shrunk(gallery.images[row : row + 1])
     shown = [("image", image)]
     if gallery.heat is not None:
@@ -28,7 +28,7 @@ def panels(gallery: Mistakes, row: int) -> list[tuple[str, str]]:
 
 
 def _address(image: Pixels) -> str:
-    """An image (h, w, 3) as a PNG inside an address."""
+    """Returns an image (h, w, 3) as a PNG inside an address."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Single images: the gallery of a run, and what another run made right or wrong."""
+"""Single images: the gallery of a run, and those that only one of two runs classifies correctly."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Thumbnails:
 
 
 def gallery(run: Run) -> list[Sample]:
-    """The most confidently wrong images of a run, with heat where it was computed."""
+    """Returns the most confidently wrong images of a run, with heatmaps where they were computed."""
     shown = run.gallery or run.mistakes
     if shown is None:
         return []
@@ -63,12 +63,12 @@ def gallery(run: Run) -> list[Sample]:
 
 
 def newly_right(first: Run, comparison: Comparison) -> Thumbnails:
-    """Images that the first run got wrong and the second one right, as the first one took them."""
+    """Returns images that only the second run classifies correctly, with the predictions of the first."""
     return _thumbnails(first, comparison.newly_right)
 
 
 def newly_wrong(second: Run, comparison: Comparison) -> Thumbnails:
-    """Images that the first run got right and the second one wrong, as the second one took them."""
+    """Returns images that only the first run classifies correctly, with the predictions of the second."""
     return _thumbnails(second, comparison.newly_wrong)
 
 

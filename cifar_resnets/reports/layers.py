@@ -22,7 +22,7 @@ MAX_ROWS = 120
 
 @dataclass(frozen=True)
 class LayerTable:
-    """The layers that change what a unit sees, or that have parameters other than a normalisation's.
+    """The layers that change the receptive field, or that have parameters other than a normalisation's.
 
     Args:
         headings: of the columns; the first two are text, the others figures.
@@ -38,7 +38,7 @@ class LayerTable:
 
 
 def layer_table(layers: Sequence[Mapping[str, str]]) -> LayerTable | None:
-    """The table, of a very deep network its beginning and its end; None without any rows."""
+    """Returns the table, of a very deep network its beginning and its end; None without any rows."""
     if not layers or not set(COLUMNS.values()) <= layers[0].keys():
         return None
     rows = [[_cell(row[name]) for name in COLUMNS.values()] for row in layers if _tells(row)]
@@ -48,7 +48,7 @@ def layer_table(layers: Sequence[Mapping[str, str]]) -> LayerTable | None:
 
 
 def _tells(row: Mapping[str, str]) -> bool:
-    """Whether a row is more than an activation, a normalisation or an addition."""
+    """Returns whether a row is more than an activation, a normalisation or an addition."""
     multiplies = row.get("multiply_adds", "1") != "0"
     return multiplies or row["kernel_size"] != "1" or row["stride"] != "1"
 

@@ -1,4 +1,4 @@
-"""What was trained, how to repeat it, and what came out: the figures at the top of a report."""
+"""The accuracy, settings and origin of a run: the numbers at the top of a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = {"test": "test", "val": "validation"}
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that a run is about.
+    """The accuracy of a run, as text.
 
     Args:
         accuracy: of the stage in per cent, empty where it was not measured.
@@ -35,7 +35,7 @@ class Headline:
 
 
 def headline(run: Run) -> Headline:
-    """The accuracy of a run."""
+    """Returns the accuracy of a run."""
     if run.evaluation is None or run.evaluation.total.accuracy is None or run.evaluation.total.interval is None:
         return Headline()
     total = run.evaluation.total
@@ -49,7 +49,7 @@ def headline(run: Run) -> Headline:
 
 
 def figures(run: Run) -> list[Fact]:
-    """The other figures of a run, those that are known."""
+    """Returns the other figures of a run, those that are known."""
     facts = [*_validation(run)]
     if run.evaluation is not None:
         facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
@@ -61,7 +61,7 @@ def figures(run: Run) -> list[Fact]:
 
 
 def _validation(run: Run) -> list[Fact]:
-    """The best validation accuracy of the training, which chose the checkpoint."""
+    """Returns the best validation accuracy of the training, which chose the checkpoint."""
     curve = run.history.get("val/acc")
     if run.stage == "val" or curve is None or not len(finite(curve.y)):
         return []
@@ -70,7 +70,7 @@ def _validation(run: Run) -> list[Fact]:
 
 
 def timing(run: Run) -> list[Fact]:
-    """Time and throughput of the training."""
+    """Returns time and throughput of the training."""
     seconds, speed = (_known(run.history.get(f"time/{name}")) for name in ("epoch_seconds", "images_per_second"))
     facts = []
     if len(seconds):
@@ -88,7 +88,7 @@ def _known(curve: Curve | None) -> Any:
 
 
 def recipe(run: Run) -> list[Fact]:
-    """What was trained on what, from the configuration."""
+    """Returns network, data, optimizer and length from the configuration."""
     schedule = class_name(run.setting("model.schedule"))
     facts = [
         Fact("network", joined(text(run.setting("model.network")), text(run.setting("model.network_args")))),
@@ -105,14 +105,14 @@ def recipe(run: Run) -> list[Fact]:
 
 
 def text(value: Any) -> str:
-    """A value of the configuration as the recipe has it; empty for none."""
+    """Formats a value of the configuration as the recipe has it; empty for none."""
     if isinstance(value, dict):
         return joined(*(f"{key}: {text(each) or 'null'}" for key, each in value.items()))
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def class_name(value: Any) -> str:
-    """The class that a part of the configuration names."""
+    """Returns the class that a part of the configuration names."""
     return text(value.get("class_path")).rpartition(".")[2] if isinstance(value, dict) else text(value)
 
 
@@ -145,7 +145,7 @@ def _optimizer(run: Run) -> str:
 
 
 def origin(run: Run) -> list[Fact]:
-    """When, with which code and with which versions a run was made."""
+    """Returns when, with which code and with which versions a run was made."""
     record = run.record
     facts = [
         Fact("seed", record.seed or text(run.setting("seed_everything"))),
@@ -164,15 +164,15 @@ def _changed(files: list[str]) -> str:
 
 
 def subtitle(run: Run) -> str:
-    """Network, data and date in a line."""
+    """Returns network, data and date in a line."""
     names = text(run.setting("model.network")), class_name(run.setting("data"))
     return " · ".join(part for part in (*names, run.record.started.partition("T")[0]) if part)
 
 
 def command(run: Run) -> str:
-    """What a shell has to be told to make the run again; empty where nobody knows."""
+    """Returns the shell command that makes the run again; empty if it is not known."""
     if not run.record.command:
         return ""
     program, *arguments = run.record.command
-    words = {"cifar-resnets": ["cifar-resnets"], "__main__.py": ["python", "-m", "cifar_resnets"]}
-    return shlex.join([*words.get(os.path.basename(program), [program]), *arguments])
+    programs = {"cifar-resnets": ["cifar-resnets"], "__main__.py": ["python", "-m", "cifar_resnets"]}
+    return shlex.join([*programs.get(os.path.basename(program), [program]), *arguments])

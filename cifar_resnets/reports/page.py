@@ -12,7 +12,7 @@ from cifar_resnets import __version__
 from cifar_resnets.errors import OutputError
 from cifar_resnets.reports.classes import (
     calibration,
-    calibration_chart,
+    calibration_figure,
     class_rows,
     confused_pairs,
     matrix,
@@ -34,7 +34,7 @@ def write_report(folders: Sequence[Path], output: Path, notes: Sequence[str] = (
     Args:
         folders: of the runs, the baseline first.
         output: the HTML file.
-        notes: what a reader should know of the first run.
+        notes: remarks about the first run.
 
     Raises:
         ConfigurationError: for a folder that is missing or given twice.
@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], output: Path, notes: Sequence[str] = (
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page, the same for the same runs."""
+    """Returns the page, the same for the same runs."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -81,7 +81,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _about(run: Run, in_full: bool) -> dict[str, Any]:
-    """What the page says about a run; the pictures only in its own report."""
+    """Returns what the page shows of a run; the images only in its own report."""
     reliability = calibration(run)
     about = {
         "label": run.label,
@@ -92,7 +92,7 @@ def _about(run: Run, in_full: bool) -> dict[str, Any]:
         "changed": run.record.changed,
         "config": run.config_text,
         "pairs": confused_pairs(run),
-        "calibration": calibration_chart(run),
+        "calibration": calibration_figure(run),
         "ece": percent(reliability.ece) if reliability else "",
     }
     return about | (_in_full(run) if in_full else {})
@@ -115,7 +115,7 @@ def _in_full(run: Run) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file at once, so that nobody ever reads half of it.
+    """Replaces a file at once, so that half of it is never read.
 
     Raises:
         OutputError: when it cannot be written; an earlier file is left as it was.

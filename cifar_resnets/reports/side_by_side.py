@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup
-
-from cifar_resnets.figures.charts import difference_bar
 from cifar_resnets.reports.formatting import MISSING, Fact, p_text, percent, points
 from cifar_resnets.reports.image_samples import Thumbnails, newly_right, newly_wrong
 from cifar_resnets.reports.overview import figures, origin, recipe
@@ -19,13 +16,13 @@ LEFT_OUT = ("versions", "platform", "checkpoint")  # they stand below, in full
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """A class, or all images, for two runs."""
+    """A class, or all images, for two runs; its bar is from -1 to 1."""
 
     name: str
     images: int
     accuracies: tuple[str, str]
     change: str
-    bar: Markup
+    bar: float
     newly_right: int
     newly_wrong: int
     p_value: str
@@ -56,12 +53,12 @@ class Versus:
 
 
 def figure_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The figures of the runs besides their accuracy: a column a figure, a cell a run."""
+    """Returns the figures of the runs besides their accuracy: a column a figure, a cell a run."""
     return _table([figures(run) for run in runs])
 
 
 def recipe_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """What was trained: a row for each part of the recipe, a cell a run."""
+    """Returns what was trained: a row for each part of the recipe, a cell a run."""
     return _table([[*recipe(run), *origin(run)] for run in runs])
 
 
@@ -75,7 +72,7 @@ def _value(facts: Sequence[Fact], name: str) -> str:
 
 
 def setting_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs."""
+    """Returns the settings that are not the same in all runs."""
     differing = differing_settings([run.config for run in runs])
     return {key: [MISSING if value is None else value for value in values] for key, values in differing.items()}
 
@@ -112,7 +109,7 @@ def _row(difference: Difference, largest: float) -> DifferenceRow:
         difference.images,
         (percent(first), percent(second)),
         points(difference.change) if difference.images else MISSING,
-        difference_bar(difference.change, largest),
+        difference.change / largest if largest else 0.0,
         difference.newly_right,
         difference.newly_wrong,
         p_text(difference.p_value),

@@ -59,6 +59,13 @@ def build_optimizer(
         raise ConfigurationError(f"model.optimizer {name}: {error}") from error
 
 
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Returns the learning rate and, if there is one, the momentum or first beta of the first parameter group."""
+    group = optimizer.param_groups[0]
+    momentum = group["momentum"] if "momentum" in group else group.get("betas", (None,))[0]
+    return {"lr": float(group["lr"])} | ({} if momentum is None else {"momentum": float(momentum)})
+
+
 def parameter_groups(
     network: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, norm_bias_scale: float = 1.0
 ) -> list[dict[str, Any]]:

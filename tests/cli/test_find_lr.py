@@ -107,8 +107,9 @@ def test_the_recipe_s_own_method_is_bold(
 
 def test_the_recipe_s_settings_count_where_nothing_is_typed(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     settings = finder(tmp_path)
-    typed, low = ("--data.batch_size", "80", "--num_steps", "50", "--min_lr", "0.001"), ("--max_lr", "1")
-    of_the_recipe, by_hand = cli("find-lr", *tiny, *settings, *low), cli("find-lr", *tiny, *typed, *low)
+    typed = ("--data.batch_size", "80", "--num_steps", "50", "--min_lr", "0.001")
+    common = (*tiny, "--max_lr", "2")  # at a higher rate, the loss of some processors diverges before the last step
+    of_the_recipe, by_hand = cli("find-lr", *common, *settings), cli("find-lr", *common, *typed)
     assert "Range test of 50 steps from 0.001" in of_the_recipe.out
     assert of_the_recipe == by_hand
 

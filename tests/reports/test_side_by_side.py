@@ -41,6 +41,9 @@ def test_a_run_beside_the_first_one(runs: list[Run]) -> None:
     assert found.overall.significant == (mcnemar(*only) < 0.05)
     assert found.overall.change == f"{100 * (right[1].mean() - right[0].mean()):+.2f}".replace("-", "−")
     assert [row.name for row in found.rows] == ["cat", "dog", "bird"]
+    assert max(abs(row.bar) for row in found.rows) == 1
+    for row in found.rows:
+        assert (row.bar > 0) == row.change.startswith("+")
     assert found.newly_right is not None
     assert found.newly_wrong is not None
     for shown, number in ((found.newly_right, only[0]), (found.newly_wrong, only[1])):
