@@ -1,4 +1,4 @@
-"""Random numbers of a training step, as a function of what names the step."""
+"""Seeds the random numbers of each training step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 
 
 def seed_noise(device: torch.device, *keys: int) -> None:
-    """Gives dropout and stochastic depth random numbers of a step's own: a resumed run draws the same.
+    """Seeds dropout and stochastic depth for a step, so that a resumed run draws the same numbers.
 
     Args:
         device: on which they are drawn.
-        keys: what names the step: seed, epoch, batch, rank.
+        keys: identify the step: seed, epoch, batch, rank.
     """
     number = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    torch.default_generator.manual_seed(number)  # a hundredth of the time of torch.manual_seed
+    torch.default_generator.manual_seed(number)  # takes a hundredth of the time of torch.manual_seed
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)
