@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from cifar_resnets.callbacks.collectors import OutputCollector, Outputs
 from cifar_resnets.callbacks.predictions import write_csv
-from cifar_resnets.callbacks.publish import garbage_collected, is_due, output_dir, publish
+from cifar_resnets.callbacks.publish import garbage_collected, has_tensorboard, is_due, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import require
 from cifar_resnets.evaluation import calibration as numbers
-from cifar_resnets.evaluation.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
 from cifar_resnets.evaluation.metrics import wilson_interval
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
 from cifar_resnets.figures.confusion import plot_class_accuracy, plot_confused_pairs, plot_confusion
@@ -86,33 +84,30 @@ class Confusion(pl.Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the validation images where a figure is due."""
+        """Draws the images of the evaluation where a figure is due."""
         if self._collector and is_due(trainer, self.every_n_epochs):
-            self._report(trainer, pl_module, "val")
+            self._report(trainer, pl_module)
+
+    on_test_end = on_validation_end
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the last validation of a run that ended earlier than planned."""
         if self._collector:
-            self._report(trainer, pl_module, "val")
+            self._report(trainer, pl_module)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the test images."""
-        if self._collector:
-            self._report(trainer, pl_module, "test")
-
-    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Gathers the outputs of all ranks, which all call it; the first one draws."""
         folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
-        seen = folder is not None or any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
-        if not (trainer.is_global_zero and seen):
+        if not trainer.is_global_zero or (folder is None and not has_tensorboard(trainer)):
             return
         assert isinstance(module, ImageClassifier)
+        stage = "test" if trainer.testing else "val"
         num_lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
         if num_lost:
             text = "Confusion: %d of %d %s images have logits that are not finite, nothing is drawn"
             logger.warning(text, num_lost, len(outputs.labels), stage)
             return
-        evaluated = Evaluated.of(outputs, module.class_names)
+        evaluated = Evaluated(outputs, module.class_names)
         for name, draw in evaluated.figures().items():
             with garbage_collected():
                 publish(trainer, folder, f"{stage}_confusion/{name}", draw(), self._step)
@@ -120,34 +115,16 @@ class Confusion(pl.Callback):
             evaluated.write(folder, stage)
 
 
-@dataclass(frozen=True)
 class Evaluated:
-    """The numbers of an evaluation.
+    """The numbers of an evaluation, from labels and finite probabilities."""
 
-    Args:
-        outputs: labels and finite probabilities.
-        class_names: names of the classes.
-        confusion: see `confusion_counts`.
-        reliability: see there.
-        pairs: see `most_confused`.
-        curves: see `precision_recall`.
-    """
-
-    outputs: Outputs
-    class_names: Sequence[str]
-    confusion: Counts
-    reliability: Reliability
-    pairs: list[ConfusedPair]
-    curves: list[PrecisionRecall | None]
-
-    @classmethod
-    def of(cls, outputs: Outputs, class_names: Sequence[str]) -> Evaluated:
-        """Computes all of them."""
+    def __init__(self, outputs: Outputs, class_names: Sequence[str]) -> None:
+        self.outputs, self.class_names = outputs, class_names
         labels, probabilities = outputs.labels.numpy(), outputs.probabilities.numpy()
-        confusion = numbers.confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
-        reliability = numbers.reliability(labels, probabilities)
-        curves = numbers.precision_recall(labels, probabilities)
-        return cls(outputs, class_names, confusion, reliability, numbers.most_confused(confusion), curves)
+        self.confusion = numbers.confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
+        self.reliability = numbers.reliability(labels, probabilities)
+        self.pairs = numbers.most_confused(self.confusion)
+        self.curves = numbers.precision_recall(labels, probabilities)
 
     def figures(self) -> dict[str, Callable[[], Figure]]:
         """Returns a function that draws each figure, by the end of its tag, so that one at a time is in memory."""
@@ -186,7 +163,7 @@ class Evaluated:
         }
 
 
-def class_accuracy(confusion: Counts) -> tuple[numbers.Floats, numbers.Floats]:
+def class_accuracy(confusion: numbers.Counts) -> tuple[numbers.Floats, numbers.Floats]:
     """Returns the accuracy (num_classes,) and 95 % interval (num_classes, 2) of each class; NaN without images."""
     right, images = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
     both = zip(right, images, strict=True)

@@ -15,11 +15,7 @@ from cifar_resnets.classifier import ImageClassifier
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: a row for each image, in the order of the data, with the probability of each class.
-
-    Args:
-        run_dir: folder of the run.
-    """
+    """Writes `predictions.csv`: a row for each image, in the order of the data, with the probability of each class."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(write_interval="epoch")
@@ -46,14 +42,7 @@ def write_csv(
     probabilities: Sequence[Sequence[float]],
     labels: Sequence[int] | None = None,
 ) -> None:
-    """Writes the probabilities of images with their most probable and, if given, true classes.
-
-    Args:
-        path: of the file, which is replaced.
-        class_names: names of the classes.
-        probabilities: (n, num_classes).
-        labels: true classes (n,); left out if not given.
-    """
+    """Writes the probabilities (n, num_classes) of images with their most probable and, if given, true classes (n,)."""
     known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -54,17 +54,14 @@ SORTS: dict[str, Callable[[Group], Any]] = {
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for a mistake of the user.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     options = _parser().parse_args(args[1:])
     runs = collect(options.folders)
     groups = sorted(group_runs(runs), key=lambda group: (SORTS[options.sort](group), *_name_order(group)))
     lines = _lines(runs, groups)
     if options.format == "table":
-        _write(_table(groups, _width()) + "".join(f"{line}\n" for line in lines))
+        width = Console().width if sys.stdout.isatty() else WIDE  # a file or a pipe has no width
+        _write(_table(groups, width) + "".join(f"{line}\n" for line in lines))
     elif options.format == "json":
         print(_json(runs, groups))
     else:
@@ -76,26 +73,15 @@ def run(args: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("collect", DESCRIPTION, EXAMPLES)
-    add = parser.add_argument
-    add(
-        "folders",
-        nargs="*",
-        type=Path,
-        metavar="DIR",
-        default=[Path("logs")],
-        help="folder with runs at any depth; logs if not given",
-    )
+    add, where = parser.add_argument, "folder with runs at any depth; logs if not given"
+    add("folders", nargs="*", type=Path, metavar="DIR", default=[Path("logs")], help=where)
     add("--format", choices=FORMATS, default="table", help="%(choices)s; table if not given")
     add("--sort", choices=SORTS, default="name", help="%(choices)s; name if not given")
     return parser
 
 
 def collect(folders: Sequence[Path]) -> list[TrainedRun]:
-    """Reads the runs below some folders.
-
-    Raises:
-        DataError: when there is no such folder, or no run.
-    """
+    """Reads the runs below some folders; raises DataError when there is no such folder, or no run."""
     for folder in folders:
         if not os.path.isdir(folder):  # pathlib raises OSError for a name that is too long
             raise DataError(f"collect: there is no folder {folder}, give one that runs were written into, such as logs")
@@ -109,14 +95,13 @@ def collect(folders: Sequence[Path]) -> list[TrainedRun]:
 
 
 def _name_order(group: Group) -> tuple[Any, ...]:
-    return natural_order(group.name), [(key, *_value_order(value)) for key, value in group.settings.items()]
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), ""
+        except ValueError:
+            return math.inf, value
 
-
-def _value_order(value: str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
+    return natural_order(group.name), [(key, *order(value)) for key, value in group.settings.items()]
 
 
 def _lines(runs: Sequence[TrainedRun], groups: Sequence[Group]) -> list[str]:
@@ -167,11 +152,6 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 # The table for a terminal.
-
-
-def _width() -> int:
-    # a file or a pipe has no width
-    return Console().width if sys.stdout.isatty() else WIDE
 
 
 def _table(groups: Sequence[Group], width: int) -> str:

@@ -47,14 +47,7 @@ _NUMBERS: dict[str, _Rule] = {
 
 
 def check_recipes(args: Sequence[str]) -> None:
-    """Checks that each recipe is a YAML file with keys and without duplicates.
-
-    Args:
-        args: the command line, the subcommand first.
-
-    Raises:
-        ConfigurationError: for the first file that is not.
-    """
+    """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
@@ -105,14 +98,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
 
 
 def check_values(command: str, values: Mapping[str, Any]) -> None:
-    """Checks for values with which a run would fail later, or do nothing.
+    """Raises ConfigurationError for the first value with which a run would fail later, or do nothing.
 
     Args:
         command: the subcommand.
         values: the parsed keys: sections as mappings, classes as `class_path` and `init_args`.
-
-    Raises:
-        ConfigurationError: for the first such value.
     """
     for section in SECTIONS:
         if not isinstance(values.get(section, {}), Mapping):
@@ -125,9 +115,14 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
     if _value(values, "trainer.barebones"):
         raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
-    _check_nulls(values)
-    if command == "fit":
-        _check_found(values)
+    for path, cls, given in _classes(values):  # the parser lets null through
+        for name, parameter in parameters_of(cls).items():
+            if name in given and given[name] is None and _is_never_null(parameter):
+                raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
+    if command == "fit" and _value(values, "model.schedule.init_args.lr_min") == "found":
+        has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
+        if not (has_finder or _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")):
+            raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
@@ -136,14 +131,6 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
-
-
-def _check_nulls(values: Mapping[str, Any]) -> None:
-    """Checks for null as an argument of a class that does not take it, which the parser lets through."""
-    for path, cls, arguments in _classes(values):
-        for name, parameter in parameters_of(cls).items():
-            if name in arguments and arguments[name] is None and _is_never_null(parameter):
-                raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
 
 
 def _classes(value: Any, path: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:
@@ -165,23 +152,11 @@ def _is_never_null(parameter: inspect.Parameter) -> bool:
     return parameter.default not in (None, parameter.empty) and not may_be_none
 
 
-def _check_found(values: Mapping[str, Any]) -> None:
-    """Checks that there is an LRFinder for `lr_min: found`."""
-    wanted = _value(values, "model.schedule.init_args.lr_min") == "found"
-    has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
-    is_known = _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")
-    if wanted and not has_finder and not is_known:
-        raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
-
-
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Checks that the strategy neither splits the network over ranks nor spawns processes.
+    """Raises ConfigurationError for a strategy that splits the network over ranks, or spawns processes.
 
     The parameters of a split network lose their shapes, by which weight decay is assigned, and its checkpoints cannot
     be resumed exactly. Spawned processes do not know their rank, so each evaluates all images.
-
-    Raises:
-        ConfigurationError: for such a strategy.
     """
     if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
         raise ConfigurationError(
@@ -194,11 +169,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
 
 
 def seed_of(seed_everything: bool | int) -> int:
-    """Returns the seed of a run, which the data source uses too.
-
-    Raises:
-        ConfigurationError: when there is none.
-    """
+    """Returns the seed of a run, which the data source uses too; raises ConfigurationError when there is none."""
     if isinstance(seed_everything, bool) or seed_everything < 0:
         raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
     return seed_everything

@@ -16,7 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.dashboard import Dashboard
@@ -37,7 +37,8 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.runs.resume import Start
-from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir
+from cifar_resnets.support.atomic_file import remove_unfinished
 
 # The default of `--explain`. As plain values: of an instance, the parser would take all attributes for arguments.
 ALL: dict[str, Any] = {
@@ -74,7 +75,7 @@ def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any])
         root: folder of all runs.
         name: of the run.
         start: where the run goes on.
-        record: what is written beside time and versions, see `write_record`.
+        record: what is written beside time and versions.
 
     Returns:
         The folder, and its lock: until this process ends, no other one can resume this run.
@@ -83,7 +84,7 @@ def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any])
     if run_dir is None:
         run_dir = claim_run_dir(root, name)
         lock = lock_run_dir(run_dir)
-    sweep(run_dir)
+    remove_unfinished(run_dir)
     write_record(run_dir, record, start.checkpoint)
     return run_dir, lock
 
@@ -97,14 +98,17 @@ def trainer_arguments(config: Namespace, run_dir: Path | None, events: dict[str,
         events: see `Continuation`.
     """
     trainer = config.trainer
-    arguments: dict[str, Any] = {"plugins": plugins(trainer), "callbacks": callbacks(config, run_dir, events)}
+    sync = [BatchNormSync()] if trainer.sync_batchnorm else []
+    plugins = [AtomicCheckpointIO(), *_as_list(trainer.plugins), *sync]
+    arguments: dict[str, Any] = {"plugins": plugins, "callbacks": callbacks(config, run_dir, events)}
     if trainer.enable_progress_bar is None:
         arguments["enable_progress_bar"] = sys.stdout.isatty()
     if run_dir is not None:
         # not the common root of all runs: Lightning would resume from a checkpoint there of any SLURM job
         arguments["default_root_dir"] = run_dir / CHECKPOINTS
         if trainer.logger in (None, True):
-            arguments["logger"] = default_loggers(run_dir)
+            tensorboard = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
+            arguments["logger"] = [tensorboard, MetricsFile(run_dir)]
     return arguments
 
 
@@ -132,20 +136,6 @@ def default_callbacks(config: Namespace, run_dir: Path | None, events: dict[str,
     if config.trainer.enable_progress_bar is None and sys.stdout.isatty():
         found.append(EpochBar())
     return found
-
-
-def default_loggers(run_dir: Path) -> list[Logger]:
-    """Builds the loggers that write TensorBoard's files and metrics.csv."""
-    return [
-        TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
-        MetricsFile(run_dir, name="", version=""),
-    ]
-
-
-def plugins(trainer: Namespace) -> list[Any]:
-    """Returns the Trainer's plugins: atomic checkpoints, the user's, and synchronised batch norm if wanted."""
-    sync = [BatchNormSync()] if trainer.sync_batchnorm else []
-    return [AtomicCheckpointIO(), *_as_list(trainer.plugins), *sync]
 
 
 def _is_named(default: pl.Callback, named: Sequence[pl.Callback]) -> bool:

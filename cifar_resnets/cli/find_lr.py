@@ -23,11 +23,7 @@ from cifar_resnets.training.lr_search import Search
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for a mistake of the user.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     run_cli(["find_lr", *args[1:]], FindLR)
 
 
@@ -68,13 +64,7 @@ class SearchTrainer(pl.Trainer):
 
 
 class SearchOnly(pl.Callback):
-    """Runs a finder's test at the start of a fit, shows the result, and ends the fit.
-
-    Args:
-        finder: the finder.
-        plot: image file for the figure, or None.
-        csv: file for the numbers, or None.
-    """
+    """Runs a finder's test at the start of a fit, shows the result, writes figure and numbers, and ends the fit."""
 
     def __init__(self, finder: LRFinder, plot: Path | None = None, csv: Path | None = None) -> None:
         self.finder = finder
@@ -86,29 +76,23 @@ class SearchOnly(pl.Callback):
         self.finder.setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Runs the test, prints the table, and writes the files.
-
-        Raises:
-            SearchError: when nothing was found and the finder's `on_failure` is `error`.
-        """
+        """Runs the test; raises SearchError when nothing was found and the finder's `on_failure` is `error`."""
         assert isinstance(pl_module, ImageClassifier)
         search = self.finder.search(trainer, pl_module)
         problem = search.problem(self.finder.method)
         if problem is None:
             self.finder.apply(pl_module, search)
-        self._show(search)
-        self._write(pl_module, search)
-        if problem is not None:
-            self._warn(trainer, problem)
+        self._show(pl_module, search)
+        if problem is not None and self.finder.on_failure == "error":
+            raise SearchError(f"LRFinder: {problem}")
+        if problem is not None and trainer.is_global_zero:
+            print(f"not to be trusted: {problem}", flush=True)
         trainer.fit_loop.max_epochs = 0  # ends the fit
 
     @rank_zero_only
-    def _show(self, search: Search) -> None:
+    def _show(self, module: ImageClassifier, search: Search) -> None:
         if search.is_long_enough:
             Console().print(suggestion_table(search, self.finder.method))
-
-    @rank_zero_only
-    def _write(self, module: ImageClassifier, search: Search) -> None:
         if self.csv is not None:
             write_csv(self.csv, search)
             print(f"written: {self.csv}")
@@ -117,12 +101,6 @@ class SearchOnly(pl.Callback):
             print(f"written: {self.plot}")
         elif self.plot is not None:
             print(f"not written: {self.plot}, there is nothing to draw")
-
-    def _warn(self, trainer: pl.Trainer, problem: str) -> None:
-        if self.finder.on_failure == "error":
-            raise SearchError(f"LRFinder: {problem}")
-        if trainer.is_global_zero:
-            print(f"not to be trusted: {problem}", flush=True)
 
 
 def suggestion_table(search: Search, method: str) -> Table:

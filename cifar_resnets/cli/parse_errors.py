@@ -30,10 +30,10 @@ BASE_CLASS = r"^ *- Problem with given class_path 'lightning.Callback':\n *Optio
 
 
 def explain(message: str, keys: Iterable[str]) -> str:
-    """Returns one line with the key, what is wrong, and what is allowed; else the first line of the message.
+    """Returns the key, what is wrong, and what is allowed in one line; else the first line of jsonargparse's message.
 
     Args:
-        message: of an error of jsonargparse.
+        message: of jsonargparse.
         keys: all keys of the subcommand.
     """
     message = re.sub(BASE_CLASS, "", message, flags=re.MULTILINE)

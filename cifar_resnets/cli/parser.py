@@ -12,13 +12,7 @@ FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parses the arguments of a light subcommand; errors are raised as ConfigurationError.
-
-    Args:
-        command: name of the subcommand.
-        description: what the subcommand does, for `--help`.
-        examples: command lines, one a line, for `--help`.
-    """
+    """Parses the arguments of a light subcommand; errors are raised as ConfigurationError."""
 
     def __init__(self, command: str, description: str, examples: str) -> None:
         super().__init__(
@@ -36,12 +30,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def check_figure_path(path: Path | None) -> None:
-    """Checks that `--plot` can be written, before anything is computed for it.
-
-    Raises:
-        ConfigurationError: for a file name extension that is no image format.
-        OutputError: when its folder does not exist.
-    """
+    """Raises UserError if `--plot` is no image file, or in no folder, before anything is computed for it."""
     if path is None:
         return
     if path.suffix.lower() not in FIGURES:

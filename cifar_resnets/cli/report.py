@@ -20,11 +20,7 @@ EXAMPLES = """
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for a mistake of the user.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     options = _parser().parse_args(args[1:])
     output = options.output or (options.runs[0] if len(options.runs) == 1 else Path()) / FILE_NAME
     _check_output(output, options.runs)
@@ -37,25 +33,15 @@ def run(args: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("report", "Write one HTML file about a run, or about several side by side.", EXAMPLES)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run; the first one is the baseline"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=f"where to write; RUN_DIR/{FILE_NAME} for one run, {FILE_NAME} here for several if not given",
-    )
+    runs = "folder of a run; the first one is the baseline"
+    output = f"where to write; RUN_DIR/{FILE_NAME} for one run, {FILE_NAME} here for several if not given"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help=runs)
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     return parser
 
 
 def _check_output(output: Path, runs: Sequence[Path]) -> None:
-    """Checks that the report can be written, and does not replace the report of another run.
-
-    Raises:
-        ConfigurationError: for a name that does not end with .html, or the report of another run.
-        OutputError: for a folder that is missing, or a path that is no file.
-    """
+    """Raises UserError if the report cannot be written, or would replace the report of another run."""
     if os.path.exists(output) and not os.path.isfile(output):  # pathlib raises OSError for a name that is too long
         raise OutputError(f"--output: {output} is no file, give the name of one, such as {FILE_NAME}")
     if output.suffix.lower() not in (".html", ".htm"):

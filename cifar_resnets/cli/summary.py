@@ -53,7 +53,9 @@ def run(args: list[str]) -> None:
     if options.verify:
         with Console(stderr=True).status("measuring the fields"):  # shown on a terminal only
             measurements = verify(module, size)
-    print_summary(summary, options.format, _console(), measurements)
+    # a file or a pipe has no width of its own
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
+    print_summary(summary, options.format, console, measurements)
     if options.plot:
         _plot(module, summary.input_size, options)
     if any(not measurement.agrees for measurement in (measurements or {}).values()):
@@ -82,9 +84,7 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
     Raises:
         ConfigurationError: for an unknown name, or arguments that it does not take.
     """
-    arguments = _arguments(network_args)
-    if num_classes is not None:
-        arguments["num_classes"] = num_classes
+    arguments = _arguments(network_args) | ({} if num_classes is None else {"num_classes": num_classes})
     source, _, short = name.rpartition("/")
     try:
         with warnings.catch_warnings():
@@ -136,17 +136,11 @@ def _input_size(text: str | None, name: str, module: nn.Module) -> tuple[int, ..
         raise ConfigurationError(f"--input_size: {text!r} is not allowed, give 32, 32x48 or 3x32x48") from error
 
 
-def _console() -> Console:
-    # a file or a pipe has no width of its own
-    return Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
-
-
 def _plot(module: nn.Module, size: tuple[int, int, int], options: argparse.Namespace) -> None:
-    from cifar_resnets.receptive_field.effective import plot_fields
+    from cifar_resnets.figures.receptive_fields import plot_fields
 
     images = _normalised(_read(options.images, size), module)
-    layers = options.layers.split(",") if options.layers else None
-    plot_fields(module, images, layers).savefig(options.plot)
+    plot_fields(module, images, options.layers.split(",") if options.layers else None).savefig(options.plot)
     print(f"written: {options.plot}", file=sys.stderr)
 
 

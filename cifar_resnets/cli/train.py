@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -24,7 +26,7 @@ from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.callbacks.report_writer import ReportWriter
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.cli.checkpoint_args import given_checkpoint, on_top_of, read_checkpoint
+from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, load_recipe, on_top_of, read_evaluable
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
@@ -32,18 +34,12 @@ from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.rank_watch import watch
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.runs import resume
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
-from cifar_resnets.runs.resume import (
-    Start,
-    agreed_checkpoint,
-    branch_off,
-    find_start,
-    hand_down,
-    identity,
-    read_resumable,
-)
 from cifar_resnets.runs.run_dir import CHECKPOINTS
+from cifar_resnets.support.former_names import current_names
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "logs",
@@ -60,17 +56,14 @@ PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
 def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
-    """Runs a subcommand.
-
-    Args:
-        args: the command line, the subcommand first.
-        cli_class: a class with other subcommands.
+    """Runs a subcommand of the CLI, or of another class.
 
     Raises:
         UserError: for a mistake of the user.
         Stopped: when a signal stops the run.
     """
     set_up_messages()
+    set_loader("yaml", load_recipe, (yaml.YAMLError,))
     cli_class = cli_class or CLI
     try:
         cli_class(
@@ -98,9 +91,8 @@ class CLI(LightningCLI):
     """LightningCLI with a folder for each run, default callbacks, and evaluations that need only a checkpoint."""
 
     trainer_class: type[pl.Trainer] = pl.Trainer
-    checkpoint: dict[str, Any] | None  # of an evaluation
     arguments: list[str]
-    start: Start
+    start: resume.Start
     run_dir: Path | None = None  # none for a run that writes no files
     parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
 
@@ -126,11 +118,11 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
         assert isinstance(args, list)
-        self.arguments, self.start = args, Start()
-        self.checkpoint = given_checkpoint(args)
-        check_recipes(args)
+        self.arguments, self.start = args, given_checkpoint(args)
+        checkpoint, given = self.start.content, current_names(args)
+        check_recipes(given)
         try:
-            self.config = parser.parse_args(args if self.checkpoint is None else on_top_of(self.checkpoint, args))
+            self.config = parser.parse_args(given if checkpoint is None else on_top_of(checkpoint, given))
         except argparse.ArgumentError as error:
             if user_error(error):
                 raise
@@ -138,7 +130,7 @@ class CLI(LightningCLI):
             keys = used.get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
         check_values(args[0], self.config[args[0]].as_dict())
-        if self.checkpoint is not None and self.config[args[0]].model.weights is not None:
+        if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
     def _parse_ckpt_path(self) -> None:
@@ -150,11 +142,11 @@ class CLI(LightningCLI):
 
     @property
     def _resumes(self) -> bool:
-        """Whether this is a fit that may go on with an earlier one; the same on all ranks."""
+        """Whether this is a fit that may resume an earlier one; the same on all ranks."""
         return self.subcommand == "fit" and bool(self.config.fit.ckpt_path or is_restarted())
 
     def before_instantiate_classes(self) -> None:
-        """Finds out where a fit goes on: rank 0 for all."""
+        """Finds where a fit goes on, on rank 0, and reads the checkpoint."""
         if not self._resumes:
             return
         config = self.config.fit
@@ -162,17 +154,17 @@ class CLI(LightningCLI):
         if rank == 0:
             root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
             elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
-            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
-            hand_down(self.start.checkpoint)
+            self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
+            resume.pass_to_children(self.start.checkpoint)
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)
         if rank or self.start.checkpoint:
             config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
 
     def before_fit(self) -> None:
-        """Tells all ranks where the fit goes on."""
+        """Sets the path of the checkpoint on all ranks."""
         if self._resumes:
-            self.config_init.fit.ckpt_path = agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
+            self.config_init.fit.ckpt_path = resume.agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
@@ -191,7 +183,7 @@ class CLI(LightningCLI):
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:
         """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
         root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
-        record = {"seed": config.seed_everything, **identity(self.arguments)}
+        record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
         # the other ranks write nothing
         run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
         self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
@@ -200,20 +192,20 @@ class CLI(LightningCLI):
         return event_files(run_dir) if run_dir == self.start.run_dir else None
 
     def after_instantiate_classes(self) -> None:
-        """Checks that the checkpoint fits the network before Lightning reports every single tensor."""
-        checkpoint = self.checkpoint
-        if self.start.checkpoint is not None:
-            checkpoint = read_resumable(self.start.checkpoint)
-        if checkpoint is None:
+        """Checks that the checkpoint fits the network, and hands it to the Trainer."""
+        path, content = self.start.checkpoint, self.start.content
+        if path is None or content is None:
             return
-        try:
-            self.model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            both = checkpoint["hyper_parameters"], self.model.hparams
-            has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
-            raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}") from error
-        if self.start.checkpoint is not None and self.start.run_dir is None and self.run_dir is not None:
-            branch_off(self.start.checkpoint, checkpoint, self.run_dir)
+        check_fits(content, self.model, self.model.hparams)
+        if self.subcommand == "fit" and self.start.run_dir is None and self.run_dir is not None:
+            resume.branch_off(path, content, self.run_dir)
+        self._preload(path, content)
+        self.start = dataclasses.replace(self.start, content=None)  # the Trainer frees it
+
+    def _preload(self, path: Path, content: dict[str, Any]) -> None:
+        plugin = self.trainer.strategy.checkpoint_io
+        assert isinstance(plugin, AtomicCheckpointIO)
+        plugin.preload(path, content)
 
     def before_validate(self) -> None:
         """Turns off Lightning's table of metrics: `PerClassReport` prints one."""
@@ -230,10 +222,13 @@ class CLI(LightningCLI):
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
         if not path or config.trainer.fast_dev_run:
             return
+        figures = {}
+        if self.trainer.is_global_zero:
+            self._preload(Path(path), content := read_evaluable(Path(path)))
+            # not from the module, which trained in other processes under `ddp_fork`
+            figures["validation"] = content.get("val_acc")
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
-            figures = {"validation": read_checkpoint(path).get("val_acc")}
             tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
             figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
             known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torchvision.datasets.utils import check_integrity
 
 from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
-from cifar_resnets.errors import DataError, OutputError, UserError
+from cifar_resnets.errors import DataError, OutputError, UserError, one_line
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -253,4 +253,4 @@ def _reason(error: BaseException) -> str:
     """Returns the message of an exception on one line."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
         return str(error.reason)
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

@@ -15,17 +15,11 @@ Probabilities = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy by confidence, in equal-width bins (low, high] of the largest probability.
+    """Accuracy by confidence, in equal-width bins (low, high] of the largest probability; NaN in an empty bin."""
 
-    Args:
-        counts: number of images in each bin (num_bins,).
-        confidence: mean of their largest probability (num_bins,); NaN in an empty bin.
-        accuracy: fraction of them that is classified correctly (num_bins,); NaN in an empty bin.
-    """
-
-    counts: Counts
-    confidence: Floats
-    accuracy: Floats
+    counts: Counts  # images in each bin (num_bins,)
+    confidence: Floats  # mean of their largest probability (num_bins,)
+    accuracy: Floats  # fraction of them that is classified correctly (num_bins,)
 
     @property
     def edges(self) -> Floats:
@@ -47,32 +41,20 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Images of one class that are classified as another.
-
-    Args:
-        true: label of the images.
-        predicted: predicted label.
-        count: number of images.
-        percent: of the images of the true class.
-    """
+    """Images of one class that are classified as another."""
 
     true: int
     predicted: int
     count: int
-    percent: float
+    percent: float  # of the images of the true class
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Precision and recall of one class against the rest, over all thresholds.
+    """Precision and recall of one class against the rest, over all thresholds."""
 
-    Args:
-        precision: from 0 to 1 (n,).
-        recall: from 1 down to 0 (n,).
-    """
-
-    precision: Floats
-    recall: Floats
+    precision: Floats  # from 0 to 1 (n,)
+    recall: Floats  # from 1 down to 0 (n,)
 
     @property
     def average_precision(self) -> float:
@@ -92,13 +74,7 @@ def confusion_counts(labels: Labels, predicted: Labels, num_classes: int) -> Cou
 
 
 def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15) -> Reliability:
-    """Bins images by the probability of their predicted class.
-
-    Args:
-        labels: (n,).
-        probabilities: (n, num_classes), finite.
-        num_bins: number of bins from 0 to 1; 15 as in the paper, see `Reliability.ece`.
-    """
+    """Bins images by their largest probability, which is finite; 15 bins as in the paper of `Reliability.ece`."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.digitize(confidence, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
@@ -115,12 +91,7 @@ def row_percent(confusion: Counts) -> Floats:
 
 
 def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
-    """Returns the largest counts off the diagonal, the largest first; ties in the order of the classes.
-
-    Args:
-        confusion: see `confusion_counts`.
-        num_pairs: largest number of pairs.
-    """
+    """Returns the largest counts off the diagonal, the largest first; ties in the order of the classes."""
     wrong = confusion - np.diag(confusion.diagonal())
     percent = row_percent(confusion)
     order = np.argsort(-wrong, axis=None, kind="stable")[:num_pairs]
@@ -129,19 +100,12 @@ def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
 
 
 def precision_recall(labels: Labels, probabilities: Probabilities) -> list[PrecisionRecall | None]:
-    """Returns the curve of each class against the rest; None for a class without images, which has no recall.
-
-    Args:
-        labels: (n,).
-        probabilities: (n, num_classes), finite.
-    """
+    """Returns the curve of each class against the rest; None for a class without images, which has no recall."""
     from sklearn.metrics import precision_recall_curve  # a second of import
 
-    def curve(label: int) -> PrecisionRecall | None:
-        positive = labels == label
-        if not positive.any():
-            return None
-        precision, recall, _ = precision_recall_curve(positive, probabilities[:, label])
-        return PrecisionRecall(precision, recall)
-
-    return [curve(label) for label in range(probabilities.shape[1])]
+    present = set(labels.tolist())
+    curves = enumerate(probabilities.T)
+    return [
+        PrecisionRecall(*precision_recall_curve(labels == label, scores)[:2]) if label in present else None
+        for label, scores in curves
+    ]

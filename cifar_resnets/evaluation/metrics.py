@@ -71,11 +71,7 @@ class Evaluation:
 
 
 class EvaluationMetrics(nn.Module):
-    """Accumulates an `Evaluation` over batches and ranks.
-
-    Args:
-        num_classes: number of classes.
-    """
+    """Accumulates an `Evaluation` over batches and ranks."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -86,13 +82,7 @@ class EvaluationMetrics(nn.Module):
         self.tta_correct = SumMetric(nan_strategy="disable")
 
     def update(self, logits: Tensor, labels: Tensor, tta_logits: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            logits: (n, num_classes).
-            labels: int64 (n,).
-            tta_logits: logits (n, num_classes) with test-time augmentation, if it is used.
-        """
+        """Adds a batch: logits (n, num_classes), labels int64 (n,), and logits with test-time augmentation if used."""
         logits = logits.float()
         self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
         self.confusion.update(logits, labels)
@@ -124,9 +114,6 @@ class TrainingMetrics(Metric):
     A step only keeps its tensors; they are summed up every `num_kept` batches, because each further kernel slows a
     small network down. Nothing synchronises with the device: torchmetrics' own multiclass metrics call `bincount`,
     which does.
-
-    Args:
-        num_classes: number of classes.
     """
 
     num_kept = 50  # batches
@@ -143,7 +130,7 @@ class TrainingMetrics(Metric):
         self._num_batches = 0  # that count, the same on all ranks
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # batches of a step that is not taken yet
         self._losses: list[Tensor] = []
-        self._classes: list[tuple[Tensor, Tensor]] = []
+        self._classes: list[list[Tensor]] = []  # predictions and labels
 
     @property
     def is_empty(self) -> bool:
@@ -161,20 +148,15 @@ class TrainingMetrics(Metric):
 
     def count(self) -> None:
         """Counts the batches of a step that is taken."""
-        for loss, predictions, labels in self._pending:
-            self._losses.append(loss)
-            self._classes.append((predictions, labels))
+        self._losses += [loss for loss, _, _ in self._pending]
+        self._classes += [classes for _, *classes in self._pending]
         self._num_batches += len(self._pending)
         self._pending.clear()
         if len(self._losses) >= self.num_kept:
             self.update()
 
     def update(self, keep_losses: bool = False) -> None:
-        """Adds the kept batches to the sums.
-
-        Args:
-            keep_losses: leave the losses for later: the last bit of a sum depends on where it is split.
-        """
+        """Adds what is kept to the sums, or all but the losses: where a sum is split decides its last bit."""
         if self._classes:
             predictions, labels = (torch.cat(parts) for parts in zip(*self._classes, strict=True))
             self.correct.index_add_(0, labels, (predictions == labels).long())
@@ -214,13 +196,7 @@ class TrainingMetrics(Metric):
         return states
 
     def load_states(self, states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-        """Continues from what all ranks had counted; on another number of ranks, rank 0 takes all of it.
-
-        Args:
-            states: as `states` returns them.
-            rank: of this process.
-            world_size: number of ranks now.
-        """
+        """Continues from what all ranks had counted; on another number of ranks, rank 0 takes all of it."""
         same = len(states) == world_size
         for name in self.metric_state:
             values = torch.stack([state[name] for state in states])
@@ -242,10 +218,5 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def _proportion(correct: int, images: int) -> dict[str, Any]:
-    known = images > 0
-    return {
-        "accuracy": correct / images if known else None,
-        "correct": correct,
-        "images": images,
-        "interval": list(wilson_interval(correct, images)) if known else None,
-    }
+    accuracy, interval = (correct / images, list(wilson_interval(correct, images))) if images else (None, None)
+    return {"accuracy": accuracy, "correct": correct, "images": images, "interval": interval}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,11 +16,7 @@ ALLOWED = "mirror, or shift and a number of pixels such as shift1"
 
 
 def check_views(names: Sequence[str], size: tuple[int, int] | None = None) -> None:
-    """Checks the names of views.
-
-    Args:
-        names: of the views.
-        size: height and width of the images in pixels, if known.
+    """Checks the names of views for images of a height and width in pixels, if known.
 
     Raises:
         ConfigurationError: for an unknown name, a kind given twice, or a shift larger than the image.
@@ -51,32 +48,20 @@ def average_views(classify: Callable[[Tensor], Tensor], images: Tensor, logits: 
     Returns:
         (n, num_classes).
     """
-    views = _views(images, names)
-    _, weight = next(views)  # the images themselves
-    total = logits * weight
-    for view, weight in views:
-        total += classify(view) * weight
-    return total
-
-
-def _views(images: Tensor, names: Sequence[str]) -> Iterator[tuple[Tensor, float]]:
-    """Yields the views with their weights, the images themselves first."""
+    views = [(images, 1.0)]
+    for pixels in _shifts(names):  # one or none
+        height, width = images.shape[2:]
+        padded = F.pad(images, (pixels,) * 4, mode="reflect")
+        starts = (2 * pixels, 0)  # towards the upper left, the lower right
+        shifted = (padded[:, :, start : start + height, start : start + width] for start in starts)
+        views = [(images, 0.5), *((view, 0.25) for view in shifted)]
     share = 0.5 if MIRROR in names else 1.0
-    for shifted, weight in _shifted(images, names):
-        yield shifted, weight * share
+    total = torch.zeros_like(logits)
+    for view, weight in views:
+        total += weight * share * (logits if view is images else classify(view))
         if MIRROR in names:
-            yield shifted.flip(3), weight * share
-
-
-def _shifted(images: Tensor, names: Sequence[str]) -> Iterator[tuple[Tensor, float]]:
-    if not (shifts := _shifts(names)):
-        yield images, 1.0
-        return
-    yield images, 0.5
-    (pixels,), (height, width) = shifts, images.shape[2:]
-    padded = F.pad(images, (pixels,) * 4, mode="reflect")
-    for start in (2 * pixels, 0):  # towards the upper left, the lower right
-        yield padded[:, :, start : start + height, start : start + width], 0.25
+            total += weight * share * classify(view.flip(3))
+    return total
 
 
 def _shifts(names: Sequence[str]) -> list[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifar_resnets.evaluation.calibration import Floats, PrecisionRecall, Reliability
+from cifar_resnets.evaluation.calibration import PrecisionRecall, Reliability
 from cifar_resnets.figures import style
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ def plot_reliability(reliability: Reliability) -> Figure:
     """Draws accuracy against confidence with the gap to a calibrated network, and how many images each bin has.
 
     Source: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks", figure 1.
-
-    Args:
-        reliability: see there.
     """
     images = int(reliability.counts.sum())
     title = f"Calibration: ECE {100 * reliability.ece:.2f} % of {images:,} images"
@@ -55,12 +52,7 @@ def _draw_gaps(axes: Axes, reliability: Reliability) -> None:
 
 
 def plot_precision_recall(curves: Sequence[PrecisionRecall | None], class_names: Sequence[str]) -> Figure:
-    """Draws the curves of up to ten classes; of more, the mean over the classes and the worst five.
-
-    Args:
-        curves: of each class; None for a class without images.
-        class_names: names of the classes.
-    """
+    """Draws the curves of up to ten classes, of more their mean and the worst five; None is a class without images."""
     known = {label: curve for label, curve in enumerate(curves) if curve is not None}
     areas = {label: curve.average_precision for label, curve in known.items()}
     mean = np.mean(list(areas.values())) if known else np.nan
@@ -73,12 +65,9 @@ def plot_precision_recall(curves: Sequence[PrecisionRecall | None], class_names:
         color = f"C{label if few else rank}"  # a class of few keeps its color
         axes.plot(_RECALLS, known[label].at(_RECALLS), lw=1.2, label=text, color=color)
     if not few and known:
-        axes.plot(_RECALLS, _mean_curve(known), lw=2, color=style.INK, label="mean of the classes")
+        mean_curve = np.mean([curve.at(_RECALLS) for curve in known.values()], axis=0)
+        axes.plot(_RECALLS, mean_curve, lw=2, color=style.INK, label="mean of the classes")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     if axes.lines:
         style.add_legend(axes, "lower left", 0.85 * style.TEXT)
     return figure
-
-
-def _mean_curve(curves: Mapping[int, PrecisionRecall]) -> Floats:
-    return np.asarray(np.mean([curve.at(_RECALLS) for curve in curves.values()], axis=0))

@@ -28,7 +28,7 @@ def plot_confusion(confusion: Counts, class_names: Sequence[str]) -> Figure:
 
     Args:
         confusion: counts (num_classes, num_classes); rows are true, columns predicted classes.
-        class_names: names of the classes.
+        class_names: in the order of the rows.
     """
     names, images = [style.shorten(name) for name in class_names], int(confusion.sum())
     numbered, cell = len(names) <= MOST_WITH_NUMBERS, _cell_size(len(names))
@@ -57,20 +57,17 @@ def _cell_size(num_classes: int) -> float:
 
 def _fill_cells(axes: Axes, percent: Floats, strength: float, gap: float = 0) -> None:
     """Colors cells by the square root of their percent: a few percent are many for a mistake."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = (0.5 - gap) * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     levels, right = np.ceil(np.sqrt(np.nan_to_num(percent) / 100) * _LEVELS), np.eye(len(percent), dtype=bool)
     for color, chosen in ((style.BLUE, right), (style.ORANGE, ~right)):
         for level in np.unique(levels[chosen & (levels > 0)]):
             cells = np.argwhere(chosen & (levels == level))[:, ::-1]
-            _fill_squares(axes, cells, 0.5 - gap, color, strength * level / _LEVELS)
-
-
-def _fill_squares(axes: Axes, centers: Counts, half: float, color: str, opacity: float) -> None:
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    corners = half * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    shape = Path.make_compound_path_from_polys(centers[:, None] + corners)
-    axes.add_patch(PathPatch(shape, facecolor=color, alpha=opacity, lw=0, antialiased=False))
+            shape = Path.make_compound_path_from_polys(cells[:, None] + corners)
+            opacity = strength * level / _LEVELS
+            axes.add_patch(PathPatch(shape, facecolor=color, alpha=opacity, lw=0, antialiased=False))
 
 
 def _mark_absent(axes: Axes, percent: Floats, size: float) -> None:
@@ -121,7 +118,7 @@ def plot_class_accuracy(accuracy: Floats, intervals: Floats, class_names: Sequen
     Args:
         accuracy: from 0 to 1 (num_classes,); NaN for a class without images.
         intervals: lower and upper end of each 95 % interval (num_classes, 2).
-        class_names: names of the classes.
+        class_names: in the same order.
     """
     names, known = [style.shorten(name) for name in class_names], accuracy[~np.isnan(accuracy)]
     numbered, mean = len(names) <= MOST_WITH_NUMBERS, 100 * known.mean() if len(known) else np.nan
@@ -151,12 +148,7 @@ def _draw_bars(axes: Axes, values: Floats, names: Sequence[str], row: float, col
 
 
 def plot_confused_pairs(pairs: Sequence[ConfusedPair], class_names: Sequence[str]) -> Figure:
-    """Draws a bar for each pair of classes that are confused, as long as its count.
-
-    Args:
-        pairs: see `most_confused`.
-        class_names: names of the classes.
-    """
+    """Draws a bar for each pair of classes that are confused, as long as its count."""
     names = [f"{style.shorten(class_names[p.true], 14)} → {style.shorten(class_names[p.predicted], 14)}" for p in pairs]
     figure = style.new_figure(style.WIDTH, ROW * max(len(pairs), 2) + 55, "Confused most: true → predicted")
     if not pairs:

@@ -25,14 +25,7 @@ _LINES: dict[Style, dict[str, Any]] = {"line": {"lw": 1.7}, "dashed": {"lw": 1.2
 
 @dataclass(frozen=True)
 class Series:
-    """A curve and how it is drawn.
-
-    Args:
-        label: its name.
-        curve: its points, see `drawable`.
-        color: number of its color, from 0.
-        style: solid or dashed.
-    """
+    """A curve of `drawable` points and how it is drawn; `color` is a number from 0."""
 
     label: str
     curve: Curve
@@ -98,9 +91,7 @@ def spans_decades(values: Floats) -> bool:
 
 def describe(series: Sequence[Series]) -> str:
     """Returns the first and the last value of each curve, for those who cannot see them."""
-    ends = [(each.label, *finite(each.curve.y)[[0, -1]]) for each in series]
-    return "; ".join(f"{label} from {_rounded(first)} to {_rounded(last)}" for label, first, last in ends)
-
-
-def _rounded(value: float) -> str:
-    return style.tick_text(float(f"{value:.4g}"))
+    ends = [
+        (each.label, *(style.tick_text(float(f"{y:.4g}")) for y in finite(each.curve.y)[[0, -1]])) for each in series
+    ]
+    return "; ".join(f"{label} from {first} to {last}" for label, first, last in ends)

@@ -23,13 +23,7 @@ COLORS = dict(zip(SUGGESTIONS, (style.PALETTE[name] for name in ("s4", "s3", "s2
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule of a run.
-
-    Args:
-        epochs: when each step is taken, in epochs (steps,).
-        rates: its learning rate (steps,).
-        momenta: its momentum (steps,), or None where the optimizer has none.
-    """
+    """The schedule of a run: time in epochs, learning rate and momentum of each step (steps,), if there is momentum."""
 
     epochs: NDArray[np.float64]
     rates: NDArray[np.float64]
@@ -38,14 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Mark:
-    """A learning rate to be marked, with its entry in the legend.
-
-    Args:
-        rate: above 0.
-        label: in the legend.
-        color: of its line.
-        chosen: whether it is the one that is used.
-    """
+    """A learning rate above 0 that is marked, with its label in the legend, and whether it is the one that is used."""
 
     rate: float
     label: str
@@ -61,7 +48,10 @@ def plot_search(search: Search, method: str, plan: Plan) -> Figure:
         method: the suggestion that is used.
         plan: the schedule of the run, with what was found.
     """
-    runs = [_curves(search.rates[: len(losses)], losses) for losses in search.runs]
+    runs = []
+    for losses in search.runs:
+        rates = np.array(search.rates[: len(losses)])
+        runs.append((Curve(rates, np.array(losses)), Curve(rates, np.array(smooth(losses)))))
     found = {name: search.suggestion(name).value for name in SUGGESTIONS}
     marks = [
         Mark(rate, f"{name} {rate:#.3g}" + " (chosen)" * (name == method), COLORS[name], name == method)
@@ -70,11 +60,6 @@ def plot_search(search: Search, method: str, plan: Plan) -> Figure:
     start = min(divergence_start(raw.x.tolist(), raw.y.tolist()) for raw, _ in runs)
     title = f"Learning-rate range test: {method} {found[method]:#.3g}"
     return plot_range_test(runs, marks, (start, search.rates[-1]), plan, title)
-
-
-def _curves(rates: Sequence[float], losses: Sequence[float]) -> tuple[Curve, Curve]:
-    x = np.array(rates)
-    return Curve(x, np.array(losses)), Curve(x, np.array(smooth(losses)))
 
 
 def plot_range_test(
@@ -86,12 +71,8 @@ def plot_range_test(
 ) -> Figure:
     """Draws the loss of each run against the rate, and a schedule below.
 
-    Args:
-        runs: losses over rates above 0, as measured and smoothed; at least one is finite.
-        marks: rates that are marked.
-        diverged: between which rates the loss has diverged.
-        plan: the schedule, if there is one.
-        title: of the figure.
+    `runs` are losses over rates above 0, as measured and smoothed, of which at least one is finite; between the rates
+    `diverged`, the loss has diverged.
     """
     heights = [240] if plan is None else [240, 160]
     figure = style.new_figure(style.WIDTH, sum(heights), title)

@@ -75,13 +75,9 @@ def add_legend(axes: Axes, loc: str, size: float = TEXT) -> None:
 
 
 def set_ticks(axis: Axis, most: int = 6, log: bool = False, whole: bool = False) -> None:
-    """Labels a few round values of an axis, without an offset or exponent beside it.
+    """Labels a few round values of an axis whose limits are final, without an offset or exponent beside it.
 
-    Args:
-        axis: horizontal or vertical, whose limits are final.
-        most: intervals between labels.
-        log: whether its scale is logarithmic.
-        whole: whether it counts something.
+    There are at most `most` intervals between labels, and with `whole` only whole numbers.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -121,13 +117,7 @@ def text_width(texts: Sequence[str], size: float) -> float:
 
 
 def name_rows(axes: Axes, names: Sequence[str], pitch: float) -> None:
-    """Writes names left of rows 0, 1, ..., leaving some out where all would overlap.
-
-    Args:
-        axes: whose rows are named.
-        names: as `shorten` returns them.
-        pitch: points from one row to the next.
-    """
+    """Writes names left of rows 0, 1, ... that are `pitch` points apart, leaving some out where all would overlap."""
     _write_names(axes.yaxis, names, pitch)
 
 

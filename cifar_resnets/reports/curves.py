@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -14,43 +15,36 @@ from cifar_resnets.results.csv_files import Curve, finite
 from cifar_resnets.results.run_folder import Run
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A figure under a heading.
+class Panel(NamedTuple):
+    """A figure under a heading, which says what it shows with the unit.
 
     Args:
-        heading: what it shows, with the unit.
-        svg: the figure.
         legend: the solid curves, if there are several.
-        note: what a reader should know.
+        note: on the others.
     """
 
     heading: str
     svg: Markup
-    legend: list[Series] = field(default_factory=list)
+    legend: Sequence[Series] = ()
     note: str = ""
 
 
 def training_panels(runs: Sequence[Run]) -> list[Panel]:
     """Returns the panels of loss, accuracy and schedule that hold a curve."""
-    return [panel for panel in (_losses(runs), _accuracies(runs), _schedule(runs)) if panel]
+    return [panel for panel in (_metric(runs, "loss"), _metric(runs, "acc"), _schedule(runs)) if panel]
 
 
-def _losses(runs: Sequence[Run]) -> Panel | None:
-    if not (series := _of_both_stages(runs, "loss", 1)):
+def _metric(runs: Sequence[Run], metric: str) -> Panel | None:
+    """Returns the panel of the `loss` or of the accuracy, `acc`."""
+    is_loss = metric == "loss"
+    if not (series := _of_both_stages(runs, metric, 1 if is_loss else 100)):
         return None
-    figure = plot_curves([series], log=True)
+    figure = plot_curves([series], log=is_loss, limits=None if is_loss else (0, 100))
     scale = ", logarithmic" if figure.axes[0].get_yscale() == "log" else ""
-    svg = Markup(to_svg(figure, "loss", f"Loss over the epochs: {describe(series)}"))
-    return Panel(f"Loss (nats{scale})", svg, _legend(runs, series), _note(runs))
-
-
-def _accuracies(runs: Sequence[Run]) -> Panel | None:
-    if not (series := _of_both_stages(runs, "acc", 100)):
-        return None
-    figure = plot_curves([series], limits=(0, 100))
-    svg = Markup(to_svg(figure, "accuracy", f"Accuracy over the epochs: {describe(series)}"))
-    return Panel("Accuracy (%)", svg, _legend(runs, series), _note(runs))
+    name, heading = ("loss", f"Loss (nats{scale})") if is_loss else ("accuracy", "Accuracy (%)")
+    svg = Markup(to_svg(figure, name, f"{name.capitalize()} over the epochs: {describe(series)}"))
+    note = "Solid: validation images. Dashed: training images." if len(runs) > 1 else ""
+    return Panel(heading, svg, _legend(runs, series), note)
 
 
 def _schedule(runs: Sequence[Run]) -> Panel | None:
@@ -70,13 +64,13 @@ def _schedule(runs: Sequence[Run]) -> Panel | None:
     return Panel(heading, Markup(to_svg(plot_curves(panels), "schedule", spoken)), _legend(runs, panels[0]))
 
 
-def _of_both_stages(runs: Sequence[Run], figure: str, scale: float) -> list[Series]:
-    """Returns a figure of the training and of the validation images of each run."""
+def _of_both_stages(runs: Sequence[Run], metric: str, scale: float) -> list[Series]:
+    """Returns a metric of the validation and of the training images of each run."""
     many = len(runs) > 1
     series = []
     for number, run in enumerate(runs):
         for stage, name in (("val", "validation"), ("train", "training")):
-            curve = run.history.get(f"{stage}/{figure}")
+            curve = run.history.get(f"{stage}/{metric}")
             if curve is not None:
                 color = number if many else 0 if stage == "val" else 1
                 style: Style = "dashed" if many and stage == "train" else "line"
@@ -94,10 +88,6 @@ def _legend(runs: Sequence[Run], series: Sequence[Series]) -> list[Series]:
     """Returns the curves that need a name: a single one does if it is of one run among several."""
     solid = [each for each in series if each.style == "line"]  # the note explains the others
     return solid if len(runs) > 1 or len(solid) > 1 else []
-
-
-def _note(runs: Sequence[Run]) -> str:
-    return "Solid: validation images. Dashed: training images." if len(runs) > 1 else ""
 
 
 def search_panel(run: Run) -> Panel | None:

@@ -4,53 +4,34 @@ from __future__ import annotations
 
 import os.path
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cifar_resnets.reports.classes import calibration
 from cifar_resnets.reports.formatting import MISSING, SPACE, Fact, duration, interval, joined, number, percent
-from cifar_resnets.results.csv_files import Curve, finite
+from cifar_resnets.results.csv_files import finite
 from cifar_resnets.results.run_folder import Run
 
 STAGES = {"test": "test", "val": "validation"}
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The accuracy of a run, as text.
-
-    Args:
-        accuracy: of the stage in per cent, empty where it was not measured.
-        caption: of what it is the accuracy.
-        interval: of 95 %.
-        images: how many were right.
-    """
-
-    accuracy: str = ""
-    caption: str = ""
-    interval: str = ""
-    images: str = ""
-
-
-def headline(run: Run) -> Headline:
-    """Returns the accuracy of a run."""
+def headline(run: Run) -> dict[str, str]:
+    """Returns the accuracy of a run as text; nothing where it was not measured."""
     if run.evaluation is None or run.evaluation.total.accuracy is None or run.evaluation.total.interval is None:
-        return Headline()
+        return {}
     total = run.evaluation.total
-    accuracy, ends = run.evaluation.total.accuracy, run.evaluation.total.interval
-    return Headline(
-        percent(accuracy),
-        f"{STAGES[run.stage]} accuracy",
-        interval(ends),
-        f"{total.correct:,} of {total.images:,} images",
-    )
+    return {
+        "accuracy": percent(total.accuracy),
+        "caption": f"{STAGES[run.stage]} accuracy",
+        "interval": interval(total.interval),
+        "images": f"{total.correct:,} of {total.images:,} images",
+    }
 
 
 def figures(run: Run) -> list[Fact]:
     """Returns the other figures of a run, those that are known."""
-    facts = [*_validation(run)]
+    facts = _validation(run)
     if run.evaluation is not None:
         facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
         loss = number(run.evaluation.loss)
@@ -71,7 +52,8 @@ def _validation(run: Run) -> list[Fact]:
 
 def timing(run: Run) -> list[Fact]:
     """Returns time and throughput of the training."""
-    seconds, speed = (_known(run.history.get(f"time/{name}")) for name in ("epoch_seconds", "images_per_second"))
+    curves = (run.history.get(f"time/{name}") for name in ("epoch_seconds", "images_per_second"))
+    seconds, speed = (np.array([]) if curve is None else finite(curve.y) for curve in curves)
     facts = []
     if len(seconds):
         facts.append(Fact("training time", duration(float(seconds.sum())), _plural(len(seconds), "epoch")))
@@ -83,21 +65,17 @@ def timing(run: Run) -> list[Fact]:
     return facts
 
 
-def _known(curve: Curve | None) -> Any:
-    return np.array([]) if curve is None else finite(curve.y)
-
-
 def recipe(run: Run) -> list[Fact]:
     """Returns network, data, optimizer and length from the configuration."""
-    schedule = class_name(run.setting("model.schedule"))
+    steps = _counted(run, "trainer.max_steps", "step")
     facts = [
         Fact("network", joined(text(run.setting("model.network")), text(run.setting("model.network_args")))),
         Fact("parameters", _parameters(run)),
         Fact("data", joined(class_name(run.setting("data")), _counted(run, "data.init_args.num_train", "image"))),
         Fact("batch size", text(run.setting("data.init_args.batch_size"))),
-        Fact("length", joined(_counted(run, "trainer.max_epochs", "epoch"), _steps(run))),
+        Fact("length", joined(_counted(run, "trainer.max_epochs", "epoch"), steps and f"{steps} at most")),
         Fact("optimizer", _optimizer(run)),
-        Fact("schedule", schedule),
+        Fact("schedule", class_name(run.setting("model.schedule"))),
         Fact("precision", text(run.setting("trainer.precision"))),
         Fact("checkpoint", run.evaluation.checkpoint if run.evaluation else "", "that was evaluated"),
     ]
@@ -130,17 +108,9 @@ def _plural(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else f'{what}s'}"
 
 
-def _steps(run: Run) -> str:
-    steps = _counted(run, "trainer.max_steps", "step")
-    return steps and f"{steps} at most"
-
-
 def _optimizer(run: Run) -> str:
-    rate, decay = run.setting("model.lr"), run.setting("model.weight_decay")
-    parts = (
-        "" if rate is None else f"learning rate {text(rate)}",
-        "" if decay is None else f"weight decay {text(decay)}",
-    )
+    values = {"learning rate": run.setting("model.lr"), "weight decay": run.setting("model.weight_decay")}
+    parts = (f"{name} {text(value)}" for name, value in values.items() if value is not None)
     return joined(class_name(run.setting("model.optimizer")), *parts)
 
 

@@ -19,7 +19,7 @@ from cifar_resnets.reports.classes import (
     num_without_probabilities,
 )
 from cifar_resnets.reports.curves import search_panel, training_panels
-from cifar_resnets.reports.formatting import percent
+from cifar_resnets.reports.formatting import interval, p_text, percent, points
 from cifar_resnets.reports.image_samples import gallery
 from cifar_resnets.reports.layers import layer_table
 from cifar_resnets.reports.overview import command, figures, headline, origin, recipe, subtitle, timing
@@ -56,34 +56,34 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(_page(runs))
+    environment.filters |= {"percent": percent, "interval": interval, "points": points, "p_text": p_text}
+    return environment.get_template("report.html.j2").render(version=__version__, **_page(runs))
 
 
 def _page(runs: Sequence[Run]) -> dict[str, Any]:
-    one, rest = len(runs) == 1, list(enumerate(runs))[1:]
-    return {
-        "version": __version__,
-        "kind": "Report of a run" if one else f"{len(runs)} runs side by side",
-        "title": _title(runs),
-        "subtitle": subtitle(runs[0]) if one else "",
+    labels = [run.label for run in runs]
+    page: dict[str, Any] = {
+        "title": ", ".join(labels) if len(labels) < 4 else f"{labels[0]} and {len(labels) - 1} others",
         "panels": training_panels(runs),
-        "runs": [_about(run, in_full=one) for run in runs],
-        "figure_table": {} if one else figure_table(runs),
-        "recipe_table": {} if one else recipe_table(runs),
-        "setting_table": {} if one else setting_table(runs),
-        "versus": [versus(runs[0], run, color) for color, run in rest],
+    }
+    if len(runs) == 1:
+        run = _about(runs[0]) | _alone(runs[0])
+        return page | {"kind": "Report of a run", "subtitle": subtitle(runs[0]), "run": run}
+    return page | {
+        "kind": f"{len(runs)} runs side by side",
+        "subtitle": "",
+        "runs": [_about(run) for run in runs],
+        "figure_table": figure_table(runs),
+        "recipe_table": recipe_table(runs),
+        "setting_table": setting_table(runs),
+        "versus": [versus(runs[0], run) for run in runs[1:]],
     }
 
 
-def _title(runs: Sequence[Run]) -> str:
-    names = [run.label for run in runs]
-    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} others"
-
-
-def _about(run: Run, in_full: bool) -> dict[str, Any]:
-    """Returns what the page shows of a run; the images only in its own report."""
+def _about(run: Run) -> dict[str, Any]:
+    """Returns what each report shows of a run."""
     reliability = calibration(run)
-    about = {
+    return {
         "label": run.label,
         "headline": headline(run),
         "notes": run.notes,
@@ -95,10 +95,10 @@ def _about(run: Run, in_full: bool) -> dict[str, Any]:
         "calibration": calibration_figure(run),
         "ece": percent(reliability.ece) if reliability else "",
     }
-    return about | (_in_full(run) if in_full else {})
 
 
-def _in_full(run: Run) -> dict[str, Any]:
+def _alone(run: Run) -> dict[str, Any]:
+    """Returns what the report of a single run shows besides."""
     return {
         "figures": figures(run),
         "recipe": recipe(run),

@@ -19,8 +19,6 @@ class Difference:
     """The difference between two networks on the images of a class, or on all images.
 
     Args:
-        name: of the class.
-        images: number of images.
         correct: number of images that the first and the second network classify correctly.
         newly_right: number of images that only the second network classifies correctly.
         newly_wrong: number of images that only the first network classifies correctly.
@@ -35,6 +33,12 @@ class Difference:
     p_value: float
 
     @property
+    def accuracies(self) -> tuple[float | None, float | None]:
+        """Returns the accuracies of the first and the second network; None without images."""
+        first, second = (correct / self.images if self.images else None for correct in self.correct)
+        return first, second
+
+    @property
     def change(self) -> float:
         """Returns the change of the accuracy from the first to the second network, from -1 to 1; 0 without images."""
         return (self.correct[1] - self.correct[0]) / max(self.images, 1)
@@ -42,11 +46,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All differences between two networks.
+    """All differences between two networks, those on each class with p-values corrected by `holm`.
 
     Args:
-        overall: on all images.
-        classes: on each class, with p-values corrected by `holm`.
         newly_right: positions in the data of the images that only the second network classifies correctly.
         newly_wrong: positions of those that only the first network classifies correctly.
     """
@@ -87,10 +89,6 @@ def mcnemar(newly_right: int, newly_wrong: int) -> float:
     Source: McNemar (1947), "Note on the sampling error of the difference between correlated proportions or
     percentages". Departure: the binomial distribution itself, not its approximation by chi-squared, which is wrong for
     few images.
-
-    Args:
-        newly_right: number of images that only the second network classifies correctly.
-        newly_wrong: number of images that only the first network classifies correctly.
     """
     if newly_right == newly_wrong:
         return 1.0

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over a run.
-
-    Args:
-        x: (n,), for example epochs.
-        y: values (n,), some of which may not be finite.
-    """
+    """A metric over a run: x (n,), for example epochs, and y (n,), some of which may not be finite."""
 
     x: Floats
     y: Floats
-
-    @property
-    def last(self) -> float:
-        """Returns the newest value."""
-        return float(self.y[-1])
 
 
 @dataclass(frozen=True)
@@ -59,11 +48,7 @@ class Predictions:
 
 
 def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file; rows that are cut off are left out, with a note.
-
-    Raises:
-        ValueError: if there is no header.
-    """
+    """Reads the rows of a CSV file; rows that are cut off are left out, with a note."""
     text = path.read_text(encoding="utf-8")
     header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     if not header:
@@ -79,8 +64,11 @@ def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
 
 def read_history(path: Path, notes: list[str]) -> dict[str, Curve]:
     """Reads the columns of `metrics.csv` as curves over the epochs; columns without a number are left out."""
-    rows, lost = _parsed(read_rows(path, notes), _numbers)
-    if lost:
+    texts, rows = read_rows(path, notes), []
+    for row in texts:
+        with contextlib.suppress(ValueError):
+            rows.append(_numbers(row))
+    if lost := len(texts) - len(rows):
         notes.append(f"{path.name}: {lost} rows hold something else than numbers and were left out")
     per_epoch = _steps_per_epoch(rows)
     names = dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step"))
@@ -89,17 +77,6 @@ def read_history(path: Path, notes: list[str]) -> dict[str, Curve]:
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     return {name: float(cell) for name, cell in row.items() if cell != ""}
-
-
-def _parsed(rows: list[dict[str, str]], parse: Callable[[Mapping[str, str]], T]) -> tuple[list[T], int]:
-    """Returns the parsed rows, and the number of those that could not be parsed."""
-    parsed = []
-    for row in rows:
-        try:
-            parsed.append(parse(row))
-        except ValueError:
-            continue
-    return parsed, len(rows) - len(parsed)
 
 
 def _steps_per_epoch(rows: list[dict[str, float]]) -> float | None:
@@ -124,11 +101,7 @@ def _epochs(row: Mapping[str, float], per_epoch: float | None) -> float:
 
 
 def read_predictions(path: Path, notes: list[str]) -> Predictions:
-    """Reads the columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`.
-
-    Raises:
-        ValueError: if there are other columns, no rows, missing rows, or classes without a column.
-    """
+    """Reads the columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`."""
     rows = read_rows(path, notes)
     if not rows:
         raise ValueError("it holds no predictions")

@@ -1,4 +1,7 @@
-"""Reads the JSON, YAML and NumPy files of a run, and checks what a report uses of them."""
+"""Reads the JSON, YAML and NumPy files of a run, and checks what a report uses of them.
+
+A reader raises one of `run_folder.DAMAGE` for a file that is damaged, or another one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+
+from cifar_resnets.support.former_names import current_names
 
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
@@ -63,17 +68,7 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class Record:
-    """How a run was started, from `run.json`; empty where the file has no value.
-
-    Args:
-        command: the program and its arguments.
-        started: date and time.
-        versions: of Python and of packages, by name.
-        platform: the operating system.
-        commit: of git.
-        changed: files that differed from the commit.
-        seed: of the run.
-    """
+    """How a run was started, from `run.json`: empty where the file has no value; `changed` since the commit of git."""
 
     command: list[str] = field(default_factory=list)
     started: str = ""
@@ -85,22 +80,14 @@ class Record:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads `config.yaml`.
-
-    Raises:
-        ValueError, yaml.YAMLError: if it is not a configuration.
-    """
+    """Reads `config.yaml`, with the class paths of today."""
     config = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
     json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that contains itself
-    return config
+    return _mapping(current_names(config))
 
 
 def read_record(path: Path) -> Record:
-    """Reads `run.json`.
-
-    Raises:
-        ValueError, TypeError: if it is not a record.
-    """
+    """Reads `run.json`."""
     data = _mapping(read_json(path))
     git = data.get("git") or {}
     versions = {"cifar_resnets": data.get("cifar_resnets"), "python": data.get("python"), **data.get("packages", {})}
@@ -122,11 +109,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Reads `test.json` or `val.json`.
-
-    Raises:
-        ValueError, KeyError, TypeError: if it is not an evaluation.
-    """
+    """Reads `test.json` or `val.json`."""
     data = _mapping(read_json(path))
     classes = [_proportion(row) for row in data["classes"]]
     total = _proportion({**data, "name": "all"})
@@ -154,21 +137,13 @@ def _part(value: Any) -> float:
 
 
 def read_mistakes(path: Path) -> Mistakes:
-    """Reads `mistakes.npz`.
-
-    Raises:
-        ValueError, KeyError, zipfile.BadZipFile: if it is damaged, or another archive.
-    """
+    """Reads `mistakes.npz`."""
     with np.load(path, allow_pickle=False) as file:
         return Mistakes(**_arrays({name: file[name] for name in MISTAKES}))
 
 
 def read_gallery(path: Path) -> Mistakes:
-    """Reads `gallery.npz`.
-
-    Raises:
-        ValueError, KeyError, zipfile.BadZipFile: if it is damaged, or another archive.
-    """
+    """Reads `gallery.npz`."""
     with np.load(path, allow_pickle=False) as file:
         arrays = _arrays({name: file[name] for name in MISTAKES})
         heat = tuple(file[name].astype(np.float32) for name in ("heat_predicted", "heat_true"))

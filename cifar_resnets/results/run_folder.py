@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.errors import ConfigurationError, DataError, one_line
 from cifar_resnets.results.csv_files import Curve, Predictions, read_history, read_predictions, read_rows, read_search
 from cifar_resnets.results.json_files import (
     Evaluation,
@@ -43,13 +43,11 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a report shows of a run.
+    """Everything that a report shows of a run; `notes` say what could not be read, and why.
 
     Args:
-        folder: of the run.
         label: short name, unique in the report.
         stage: evaluated images, the test images if they were evaluated.
-        notes: what could not be read, and why.
     """
 
     folder: Path
@@ -87,16 +85,16 @@ def read_run(folder: Path, label: str) -> Run:
         ConfigurationError: if there is no such folder.
         DataError: if it is not a run's, or nothing in it can be read.
     """
-    check_run(folder)
+    _check_run(folder)
     files = Files(folder)
-    stage: Stage = "val" if files.has_only("val") else "test"
+    there = {path.name for path in folder.iterdir()}
+    stage: Stage = "val" if "val.json" in there and not {"test.json", "test_predictions.csv"} & there else "test"
     evaluations = {name: files.read(f"{name}.json", read_evaluation) for name in ("test", "val")}
-    config_text = files.read("config.yaml", lambda path: path.read_text(encoding="utf-8")) or ""
     run = Run(
         folder,
         label,
         stage,
-        config_text,
+        config_text=files.read("config.yaml", lambda path: path.read_text(encoding="utf-8")) or "",
         config=files.read("config.yaml", read_config) or {},
         record=files.read("run.json", read_record) or Record(),
         history=files.read("metrics.csv", lambda path: read_history(path, files.notes)) or {},
@@ -118,13 +116,7 @@ def is_run(folder: Path) -> bool:
     return any(os.path.isfile(folder / name) for name in KNOWN)
 
 
-def check_run(folder: Path) -> None:
-    """Checks that a folder is a run's.
-
-    Raises:
-        ConfigurationError: if there is no such folder.
-        DataError: if it is another one, or may not be read.
-    """
+def _check_run(folder: Path) -> None:
     if not os.path.isdir(folder):  # pathlib raises OSError for a name that is too long
         raise ConfigurationError(f"report: there is no folder {folder}, give a run's, such as logs/NAME/version_0")
     if not os.access(folder, os.R_OK | os.X_OK):
@@ -164,12 +156,6 @@ class Files:
         self.folder = folder
         self.notes: list[str] = []
 
-    def has_only(self, stage: str) -> bool:
-        """Returns whether only one stage, `val` or `test`, was evaluated."""
-        there = {path.name for path in self.folder.iterdir()}
-        other = "val" if stage == "test" else "test"
-        return f"{stage}.json" in there and not {f"{other}.json", f"{other}_predictions.csv"} & there
-
     def read(self, name: str, parse: Callable[[Path], T]) -> T | None:
         """Returns the parsed file; None if there is none, or, with a note, if it is damaged."""
         path = self.folder / name
@@ -190,4 +176,4 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, (KeyError, TypeError, AttributeError, IndexError, ArithmeticError)):
         return "it does not hold what `cifar-resnets` writes"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

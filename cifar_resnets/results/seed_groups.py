@@ -18,10 +18,8 @@ class Spread:
     """Mean and spread of accuracies from 0 to 1.
 
     Args:
-        mean: of all.
         std: sample standard deviation (n - 1); None for one value.
         interval: 95 % confidence interval of the mean; None for one value.
-        lowest, highest: of all.
     """
 
     mean: float
@@ -36,12 +34,9 @@ class Group:
     """Runs with the same name and settings.
 
     Args:
-        name: of the runs.
-        network: that was trained.
         settings: those that differ from other groups of that name, by the keys of the command line.
         runs: those with a result, one for each seed, in the order of the seeds.
         num_missing: number of seeds without a result.
-        notes: remarks for the reader.
     """
 
     name: str

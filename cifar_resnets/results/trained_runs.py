@@ -15,7 +15,7 @@ from typing import Any
 
 from cifar_resnets.results.comparison import flat_settings
 from cifar_resnets.results.csv_files import finite, read_history
-from cifar_resnets.results.json_files import Evaluation, Record, read_config, read_evaluation, read_json, read_record
+from cifar_resnets.results.json_files import Evaluation, read_config, read_evaluation, read_json, read_record
 from cifar_resnets.results.run_folder import Files, natural_order
 
 EVALUATIONS = ("validate", "test", "predict")  # subcommands that train nothing
@@ -47,10 +47,7 @@ class TrainedRun:
     """A run as a collection shows it.
 
     Args:
-        folder: of the run.
-        setup: what was trained; None if unknown.
         started: time of the last start or resume, in seconds since 1970.
-        commit: of the code.
         accuracy: of the test images, from 0 to 1.
         val_accuracy: the best of the training, from 0 to 1; None if unknown.
         problem: why there is no accuracy; empty if there is one.
@@ -74,8 +71,12 @@ def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
     """
     runs: list[TrainedRun] = []
     seen: set[str] = set()
+
+    def note(error: OSError) -> None:
+        runs.append(TrainedRun(Path(error.filename), problem=f"it cannot be read: {error.strerror}"))
+
     for root in roots:
-        for folder, inner, files in os.walk(root, onerror=lambda error: runs.append(_closed(error)), followlinks=True):
+        for folder, inner, files in os.walk(root, onerror=note, followlinks=True):
             real = os.path.realpath(folder)
             is_run = re.fullmatch(r"version_\d+", os.path.basename(real)) is not None or "run.json" in files
             if is_run and real not in seen:
@@ -87,21 +88,20 @@ def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
     return sorted({run.folder: run for run in runs}.values(), key=lambda run: natural_order(str(run.folder)))
 
 
-def _closed(error: OSError) -> TrainedRun:
-    return TrainedRun(Path(error.filename), problem=f"it cannot be read: {error.strerror}")
-
-
 def read_trained(folder: Path) -> TrainedRun:
     """Reads a run's folder; missing and damaged files become its `problem` or a note."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return TrainedRun(folder, problem=f"it cannot be read: {os.strerror(errno.EACCES)}")
     files = Files(folder)
     record = files.read("run.json", read_record)
-    if record is not None and (evaluation := _subcommand(record)) in EVALUATIONS:
-        return TrainedRun(folder, problem=f"it was made by `{evaluation}`, which trains nothing")
+    subcommand = next((word for word in record.command[1:] if not word.startswith("-")), "") if record else ""
+    if subcommand in EVALUATIONS:
+        return TrainedRun(folder, problem=f"it was made by `{subcommand}`, which trains nothing")
     setup = files.read("config.yaml", read_setup)
     if setup is None or record is None:
-        return TrainedRun(folder, setup, problem=_unknown(folder, files.notes))
+        missing = " and no ".join(name for name in ("config.yaml", "run.json") if not (folder / name).exists())
+        problem = "; ".join([*files.notes, *([f"there is no {missing}"] if missing else [])])
+        return TrainedRun(folder, setup, problem=problem)
     started = files.read("run.json", read_last_start) or 0.0
     run = TrainedRun(folder, setup, started, record.commit, notes=files.notes)
     result = files.read("test.json", read_evaluation)
@@ -111,31 +111,18 @@ def read_trained(folder: Path) -> TrainedRun:
     return replace(run, accuracy=result.total.accuracy, val_accuracy=_val_accuracy(files))
 
 
-def _subcommand(record: Record) -> str:
-    return next((word for word in record.command[1:] if not word.startswith("-")), "")
-
-
-def _unknown(folder: Path, notes: list[str]) -> str:
-    missing = [name for name in ("config.yaml", "run.json") if not (folder / name).exists()]
-    return "; ".join([*notes, *([f"there is no {' and no '.join(missing)}"] if missing else [])])
-
-
 def _problem(run: TrainedRun, result: Evaluation | None) -> str:
     """Returns why a run has no accuracy; empty if it has one."""
     if run.notes:
         return "; ".join(run.notes)
-    if result is None:
-        return f"it has not finished: there is no test.json; last written {_last_written(run.folder)}"
-    if result.total.accuracy is None:
+    if result is not None and result.total.accuracy is None:
         return "test.json is about no images"
-    if _modified(run.folder / "test.json") < run.started:  # a finished run that was resumed
-        return f"it has not finished: test.json is older than its last start; last written {_last_written(run.folder)}"
-    return ""
-
-
-def _last_written(folder: Path) -> str:
-    newest = max(map(_modified, folder.iterdir()))
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest))
+    if result is not None and _modified(run.folder / "test.json") >= run.started:
+        return ""
+    newest = time.localtime(max(map(_modified, run.folder.iterdir())))
+    # the second one is a finished run that was resumed
+    why = "there is no test.json" if result is None else "test.json is older than its last start"
+    return f"it has not finished: {why}; last written {time.strftime('%Y-%m-%d %H:%M:%S', newest)}"
 
 
 def _modified(path: Path) -> float:
@@ -146,11 +133,7 @@ def _modified(path: Path) -> float:
 
 
 def read_last_start(path: Path) -> float:
-    """Reads from `run.json` when a run was last started or resumed, in seconds since 1970.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: if it is not there.
-    """
+    """Reads from `run.json` when a run was last started or resumed, in seconds since 1970."""
     record = read_json(path)
     starts = [record["started"], *(again["started"] for again in record.get("resumed", []))]
     return max(datetime.strptime(start, "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts)
@@ -163,12 +146,7 @@ def _val_accuracy(files: Files) -> float | None:
 
 
 def read_setup(path: Path) -> Setup:
-    """Reads `config.yaml`.
-
-    Raises:
-        ValueError, KeyError, AttributeError, yaml.YAMLError: if it is no configuration, or cut off, which may still be
-            YAML.
-    """
+    """Reads `config.yaml`, and raises ValueError if it is cut off, which may still be YAML."""
     config = read_config(path)
     if missing := [key for key in SECTIONS if key not in config]:
         raise ValueError(f"it is not whole, there is no {missing[0]}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["like_network", "plain_network", "sandboxed"]
+__all__ = ["like_network", "plain_network", "random_numbers_kept", "sandboxed"]
 
 
 def plain_network(network: nn.Module) -> nn.Module:
@@ -38,7 +38,7 @@ def sandboxed(network: nn.Module, images: Tensor) -> Iterator[None]:
         torch.enable_grad(),
         torch.autocast(images.device.type, enabled=False),
         torch.compiler.set_stance("force_eager"),
-        _random_numbers_kept(),
+        random_numbers_kept(),
         evaluating(network),
         exchanged(network, _constant),
     ):
@@ -60,8 +60,8 @@ def _constant(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _random_numbers_kept() -> Iterator[None]:
-    """Those of NumPy and Python; `evaluating` keeps PyTorch's."""
+def random_numbers_kept() -> Iterator[None]:
+    """Restores the random numbers of NumPy and Python at the end of the block, also after an exception."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
     try:
         yield

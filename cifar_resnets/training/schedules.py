@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from cifar_resnets.errors import ConfigurationError, require
+from cifar_resnets.support.former_names import current_names
 
 _require = functools.partial(require, "model.schedule")
 
@@ -55,10 +56,11 @@ class Schedule(ABC):
             ConfigurationError: for another class.
         """
         known = {_path(cls): cls for cls in (OneCycle, Step, Cosine, Constant)}
-        if config.get("class_path") not in known:
-            raise ConfigurationError(f"model.schedule: {config.get('class_path')!r} is not one of {', '.join(known)}")
+        class_path = current_names(config.get("class_path"))
+        if class_path not in known:
+            raise ConfigurationError(f"model.schedule: {class_path!r} is not one of {', '.join(known)}")
         try:
-            return known[config["class_path"]](**config.get("init_args", {}))
+            return known[class_path](**config.get("init_args", {}))
         except TypeError as error:
             raise ConfigurationError(f"model.schedule: {error}") from error
 

@@ -106,7 +106,7 @@ def quiet_trainer(folder: Path, accelerator: str, *callbacks: pl.Callback, max_e
         accelerator=accelerator,
         devices=1,
         max_epochs=max_epochs,
-        logger=[TensorBoardLogger(folder, name="", version=""), MetricsFile(folder, name="", version="")],
+        logger=[TensorBoardLogger(folder, name="", version=""), MetricsFile(folder)],
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),

@@ -27,7 +27,7 @@ def test_panels_of_one_run(runs: list[Run]) -> None:
     assert [series.label for series in loss.legend] == ["validation", "training"]
     assert len({series.color for series in loss.legend}) == 2
     assert schedule.heading == "Learning rate, and momentum below"
-    assert schedule.legend == []
+    assert len(schedule.legend) == 0
     drawn = accuracy.legend[0].curve
     assert drawn.y == pytest.approx(100 * runs[0].history["val/acc"].y)
 
@@ -69,7 +69,7 @@ def test_numbers_of_a_damaged_run_are_drawn_or_left_out(
 def test_the_search_marks_the_rate_of_the_run(runs: list[Run]) -> None:
     panel = search_panel(runs[0])
     assert panel is not None
-    assert panel.legend == []
+    assert len(panel.legend) == 0
     ticks = {text: (float(x), float(y)) for x, y, text in TICK.findall(panel.svg)}
     upright = re.findall(r'd="M ([\d.]+) [\d.]+ L \1 [\d.]+ "[^>]*stroke: var\(--ink\); stroke-width: 1.6', panel.svg)
     assert float(upright[0]) == pytest.approx(ticks["0.1"][0], abs=0.2)
