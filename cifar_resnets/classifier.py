@@ -147,7 +147,7 @@ class ImageClassifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Selects the training loop, tries the network on an image, and whitens its first layer if `init` says so."""
-        use_loop(self.trainer, lean=self.hparams["fast"])
+        use_loop(self.trainer, fast=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
