@@ -1,4 +1,4 @@
-"""Random numbers of a training step: a function of seed, epoch, batch and rank, so that a resumed run draws the same."""
+"""Seeds the random numbers of each training step, which a resumed run draws again."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ from faults.faulty import BUG, DATA, FULL, KILLED
 from faults.matrix import fault, one_line
 from support import TINY, Result
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parents[1]
 TRAINER = ["--trainer.devices", "2", "--trainer.max_epochs", "3", "--trainer.num_sanity_val_steps", "0"]
 DAMAGED = "cifar-resnets: rank 1: cat/7.png is damaged"
