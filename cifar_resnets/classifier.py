@@ -1,9 +1,25 @@
-"""The one LightningModule: any network, its loss, metrics, optimizer and schedule."""
+"""The one LightningModule: an image classifier with its loss, metrics, optimizer and schedule.
+
+One training step, in order. Lightning's training loop calls the parts, or with `fast` that of `training.fast_loop`;
+with `trainer.accumulate_grad_batches`, steps 5 to 9 follow only every so many batches.
+
+1. `data.loaders.TrainLoader` crops, flips and normalises a batch of the images in memory, and mixes it if configured.
+2. `on_train_batch_start` seeds dropout and stochastic depth for this batch alone (`training.seeding.seed_noise`).
+3. `training_step` computes logits and loss (`logits_and_loss`) and hands them to the metrics (`TrainingMetrics.add`).
+4. The loop sets the gradients to None and computes new ones (`backward`), which DDP averages over the ranks.
+5. The callback `NonfiniteGuard` stops the run, or skips the step, if the loss or a gradient is infinite or NaN.
+6. `on_before_optimizer_step` counts the batch in the metrics and notes the learning rate and the momentum.
+7. The loop clips the gradients if `trainer.gradient_clip_val` is given.
+8. The optimizer (`new_optimizer`) updates the weights.
+9. The schedule (`configure_optimizers`) sets learning rate and momentum of the next step.
+10. `on_train_batch_end` ends a run that has reached `trainer.max_steps`, with a validation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +28,7 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from cifar_resnets import __version__
 from cifar_resnets.data.datamodule import ImageDataModule
@@ -23,85 +39,21 @@ from cifar_resnets.models.init import init_dirac, whiten_first_layer
 from cifar_resnets.models.registry import create_network, try_network
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.training.fast_loop import use_loop
-from cifar_resnets.training.optimizers import build_optimizer
+from cifar_resnets.training.optimizers import build_optimizer, rates
 from cifar_resnets.training.run_length import run_length
 from cifar_resnets.training.schedules import Constant, Cosine, Schedule
 from cifar_resnets.training.seeding import seed_noise
 
-CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-NUM_WHITENED = 2000  # images by which the first layer is whitened
+NUM_WHITENED = 2000  # images that determine the whitening filters
+OPTIMIZER_ARGS = ("lr", "weight_decay", "decay_norm_and_bias", "optimizer_args", "norm_bias_scale")
 _require = functools.partial(require, "model")
 
 
-class Evaluator(pl.LightningModule):
-    """Evaluates an image classifier, exactly for any number of ranks.
-
-    Batches are (images, labels): images float (n, 3, h, w), normalised; labels int64 (n,).
-
-    Args:
-        network: makes logits (n, num_classes) of images.
-        class_names: names of the classes, in the order of the labels.
-        tta: views of test-time augmentation, see `average_views`.
-    """
-
-    def __init__(self, network: nn.Module, class_names: Sequence[str], tta: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.network = network
-        self.class_names = list(class_names)
-        self.tta = list(tta)
-        self.val_metrics = EvaluationMetrics(len(self.class_names))
-        self.test_metrics = EvaluationMetrics(len(self.class_names))
-        self.evaluations: dict[str, Evaluation] = {}  # by stage, val or test: the newest
-        self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, num_classes) of normalised images (n, 3, h, w)."""
-        logits: Tensor = self.network(images)
-        return logits
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Takes in a validation batch; its logits (n, num_classes) go to the callbacks."""
-        return self._evaluate(batch, self.val_metrics)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Takes in a test batch; its logits (n, num_classes) go to the callbacks."""
-        return self._evaluate(batch, self.test_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation figures."""
-        self._evaluated("val", self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test figures."""
-        self._evaluated("test", self.test_metrics)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Probabilities (n, num_classes) of a batch."""
-        logits: Tensor = self(batch[0])
-        return logits.float().softmax(dim=1)
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: EvaluationMetrics) -> Tensor:
-        images, labels = batch
-        logits: Tensor = self(images)
-        metrics.update(logits, labels, average_views(self, images, logits, self.tta) if self.tta else None)
-        return logits
-
-    def _evaluated(self, stage: str, metrics: EvaluationMetrics) -> None:
-        self.evaluations[stage] = metrics.pop()
-        if stage == "val":
-            self.val_acc = self.evaluations[stage].accuracy
-        self._log(self.evaluations[stage].scalars(stage, self.class_names))
-
-    def _log(self, values: Mapping[str, float | Tensor]) -> None:
-        for name, value in values.items():
-            self.log(name, value)
-
-
-class ImageClassifier(Evaluator):
+class ImageClassifier(pl.LightningModule):
     """Trains and evaluates an image classifier.
 
     Batches are (images, labels): images float (n, 3, h, w), normalised; labels int64 (n,), or probabilities
-    (n, num_classes) after mixup. Everything is logged once an epoch, so that a step costs no device synchronisation.
+    (n, num_classes) after mixup. Everything is logged once an epoch, so that no step synchronises with the device.
 
     Args:
         class_names: names of the classes, in the order of the labels; from the data source on the command line.
@@ -109,20 +61,20 @@ class ImageClassifier(Evaluator):
         network_args: more arguments of the network, for example `{shortcut: B}`.
         weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
             `load_weights`. Not read when a run is resumed.
-        init: what the weights start from besides: `dirac`, convolutions that hand on their channels, see `init_dirac`;
-            `whiten`, a first layer that whitens the training images and stays so, see `whiten_first_layer`.
+        init: special initial weights: `dirac`, convolutions that pass their channels on, see `init_dirac`;
+            `whiten`, a first layer that whitens the training images and is not trained, see `whiten_first_layer`.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
         optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
         weight_decay: weight decay.
         decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
-        norm_bias_scale: how many times as fast the biases of normalisation layers learn, see `parameter_groups`.
+        norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
         optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
         schedule: OneCycle, Step, Cosine or Constant.
         channels_last: keep weights in the memory format that is fastest for convolutions.
-        compile: mode of `torch.compile`, by which network and loss of a training step are compiled: `default`;
-            `reduce-overhead`, on a GPU in CUDA graphs; `max-autotune`, which tries many kernels. Evaluation is not.
-        fast: train by a loop that calls only what somebody listens to, see `lean_loop`; all else stays as it is.
+        compile: mode of `torch.compile` for network and loss of a training step: `default`; `reduce-overhead`, with
+            CUDA graphs on a GPU; `max-autotune`, which tries many kernels. Evaluation is not compiled.
+        fast: train with a loop that skips hooks without a listener, see `fast_loop`; the results are the same.
         tta: test-time augmentation, `mirror` and `shift1` (or more pixels): evaluations then give two accuracies, that
             of the images and, as `acc_tta`, that of the logits averaged over views of them, see `average_views`.
 
@@ -147,7 +99,7 @@ class ImageClassifier(Evaluator):
         optimizer_args: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
-        compile: CompileMode | None = None,  # noqa: A002  as torch has it
+        compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,  # noqa: A002  as torch has it
         fast: bool = False,
         tta: list[str] | None = None,
     ) -> None:
@@ -158,56 +110,44 @@ class ImageClassifier(Evaluator):
         check_views(tta or ())
         if weights is not None and init:
             raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
-        super().__init__(create_network(network, len(class_names), network_args), class_names, tta or ())
-        if "dirac" in (init or ()):
+        class_names, init, tta = list(class_names), list(init or ()), list(tta or ())
+        network_args, optimizer_args = network_args or {}, optimizer_args or {}
+        # a checkpoint's hyperparameters hold its configuration
+        schedule = Schedule.from_config(schedule) if isinstance(schedule, Mapping) else schedule or Cosine()
+        arguments = locals()
+        super().__init__()
+        # primitives, so that a checkpoint holds no code; without `weights`, a file that may be gone when it is tested
+        hparams = {name: arguments[name] for name in inspect.signature(ImageClassifier).parameters if name != "weights"}
+        self.save_hyperparameters(hparams | {"schedule": schedule.to_config()}, logger=False)
+        self.class_names, self.label_smoothing, self.schedule, self.tta = class_names, label_smoothing, schedule, tta
+        self.network = create_network(network, len(class_names), network_args)
+        if "dirac" in init:
             init_dirac(self.network)
         if weights is not None:
             load_weights(self.network, weights)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.label_smoothing = label_smoothing
-        if isinstance(schedule, Mapping):  # from the hyperparameters of a checkpoint
-            schedule = Schedule.from_config(schedule)
-        self.schedule = schedule or Cosine()
-        hparams = {
-            "class_names": self.class_names,
-            "network": network,
-            "network_args": network_args or {},
-            "init": list(init or ()),
-            "label_smoothing": label_smoothing,
-            "optimizer": optimizer,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "decay_norm_and_bias": decay_norm_and_bias,
-            "norm_bias_scale": norm_bias_scale,
-            "optimizer_args": optimizer_args or {},
-            "schedule": self.schedule.to_config(),
-            "channels_last": channels_last,
-            "compile": compile,
-            "fast": fast,
-            "tta": self.tta,
-        }
-        # given as primitives, so that a checkpoint holds no code; they are logged where the final metrics are known;
-        # `weights` is not among them: a checkpoint stands alone, and that file may be gone when it is tested
-        self.save_hyperparameters(hparams, logger=False)
-        self.configured = {"lr": lr, "schedule": hparams["schedule"]}  # LRFinder may put others into the hparams
-        self.train_metrics = TrainingMetrics(len(self.class_names))
         self._logits_and_loss = torch.compile(logits_and_loss, mode=compile) if compile else logits_and_loss
-        self.step_rates: dict[str, float] = {}  # of the newest step: learning rate and momentum
+        self.train_metrics = TrainingMetrics(len(class_names))
+        self.val_metrics = EvaluationMetrics(len(class_names))
+        self.test_metrics = EvaluationMetrics(len(class_names))
+        self.evaluations: dict[str, Evaluation] = {}  # the newest of each stage, val or test
+        self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
+        self.step_rates: dict[str, float] = {}  # learning rate and momentum of the newest step
         self.step_loss = torch.tensor(0.0)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (n, num_classes) of normalised images (n, 3, h, w)."""
+        logits: Tensor = self.network(images)
+        return logits
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
+        """Returns the mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def setup(self, stage: str) -> None:
-        """Tries the network on an image, before anything is trained, whitens its first layer if it is to, picks a loop.
-
-        Raises:
-            ConfigurationError: when it, or test-time augmentation, does not take images of the data's size, or there is
-                nothing to whiten.
-        """
-        use_loop(self.trainer, lean=self.hparams["fast"])
+        """Selects the training loop, tries the network on an image, and whitens its first layer if `init` says so."""
+        use_loop(self.trainer, fast=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
@@ -221,21 +161,17 @@ class ImageClassifier(Evaluator):
     # Training.
 
     def on_train_start(self) -> None:
-        """Refuses a cycle without its initial rate.
-
-        Raises:
-            ConfigurationError: when the rate was not found.
-        """
-        if self.wants_lr_min and not getattr(self.trainer, "fast_dev_run", False):
+        """Raises ConfigurationError if no rate was found for `lr_min: found`."""
+        if self._awaits_lr_min and not getattr(self.trainer, "fast_dev_run", False):
             raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Gives the network's random numbers to this batch alone."""
+        """Seeds the random numbers of the network for this batch alone."""
         seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         seed_noise(self.device, seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         images, labels = batch
         logits, loss = self._logits_and_loss(self, images, labels)
         self.step_loss = loss.detach()
@@ -243,43 +179,31 @@ class ImageClassifier(Evaluator):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Counts the batches of the step, and notes the rate and the momentum that it uses."""
+        """Counts the batches of the step, and notes its learning rate and momentum."""
         self.train_metrics.count()
-        group = optimizer.param_groups[0]
-        self.step_rates = {"lr": float(group["lr"])}
-        if "momentum" in group or "betas" in group:
-            self.step_rates["momentum"] = float(group["momentum"] if "momentum" in group else group["betas"][0])
+        self.step_rates = rates(optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Validates at the end of a run of `max_steps`, also within an epoch: Lightning would end it without."""
+        """Ends a run at `max_steps` with a validation, which Lightning leaves out within an epoch."""
         if 0 <= self.trainer.max_steps <= self.global_step:
             self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's training figures, with the rate of its last step."""
+        """Logs the training metrics of the epoch, with the learning rate and the momentum of its last step."""
         if self.train_metrics.is_empty:  # all of its steps were skipped
             return
-        self._check_training()
-        loss, accuracy, of_classes = self.train_metrics.pop()
-        per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, of_classes, strict=True)}
-        self._log({"train/loss": loss, "train/acc": accuracy, **self.step_rates, **per_class})
-
-    def on_validation_start(self) -> None:
-        """Stops before a diverged network is validated."""
-        if not self.train_metrics.is_empty:  # the sanity check comes before the first step
-            self._check_training()
+        loss, accuracy, class_accuracy = self.train_metrics.pop()
+        self._check_training(loss)
+        per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, class_accuracy, strict=True)}
+        self.log_dict({"train/loss": loss, "train/acc": accuracy, **self.step_rates, **per_class})
 
     def check_weights(self) -> None:
-        """Stops a run whose last step, though its gradients were finite, has made weights that are not.
-
-        Raises:
-            DivergenceError: then.
-        """
+        """Raises DivergenceError if a weight is infinite or NaN: a step with finite gradients can overflow it."""
         self._require_finite("weights", torch.stack([p.isfinite().all() for p in self.network.parameters()]).all())
 
-    def _check_training(self) -> None:
-        # where no guard looks at each step: of a Trainer of one's own
-        self._require_finite("training loss", self.train_metrics.compute()[0].isfinite())
+    def _check_training(self, loss: Tensor) -> None:
+        # for a Trainer without NonfiniteGuard, which checks each step
+        self._require_finite("training loss", loss.isfinite())
         self.check_weights()
 
     def _require_finite(self, what: str, is_finite: Tensor) -> None:
@@ -289,57 +213,80 @@ class ImageClassifier(Evaluator):
                 f"{self.step_rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
             )
 
+    # Evaluation.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Adds a batch to the validation metrics, and returns its logits (n, num_classes) for the callbacks."""
+        return self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Adds a batch to the test metrics, and returns its logits (n, num_classes) for the callbacks."""
+        return self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the probabilities (n, num_classes) of a batch."""
+        return torch.softmax(self(batch[0]).float(), dim=1)
+
+    def on_validation_start(self) -> None:
+        """Stops the run before a diverged network is validated."""
+        if not self.train_metrics.is_empty:  # the sanity check comes before the first step
+            self._check_training(self.train_metrics.figures()[0])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_evaluation("val", self.val_metrics)
+        self.val_acc = self.evaluations["val"].accuracy
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_evaluation("test", self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: EvaluationMetrics) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        metrics.update(logits, labels, average_views(self, images, logits, self.tta) if self.tta else None)
+        return logits
+
+    def _log_evaluation(self, stage: str, metrics: EvaluationMetrics) -> None:
+        self.evaluations[stage] = metrics.pop()
+        self.log_dict(self.evaluations[stage].scalars(stage, self.class_names))
+
     # Optimisation.
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer at the base rate `lr`, before any step. A subclass may give its groups rates of their own."""
-        hparams = self.hparams
-        return build_optimizer(
-            self.network,
-            hparams["optimizer"],
-            hparams["lr"],
-            hparams["weight_decay"],
-            hparams["decay_norm_and_bias"],
-            hparams["optimizer_args"],
-            hparams["norm_bias_scale"],
-            fused=self._fuses,
-        )
-
-    @property
-    def _fuses(self) -> bool:
-        # not where gradients are clipped: in mixed precision Lightning refuses that to optimizers that could be scaled
-        clips = self._trainer is not None and self.trainer.gradient_clip_val is not None
-        return not clips and all(parameter.is_cuda for parameter in self.network.parameters())
+        """Builds the optimizer at the base rate `lr`; a subclass may give parameter groups rates of their own."""
+        args = {name: self.hparams[name] for name in OPTIMIZER_ARGS}
+        on_gpu = all(parameter.is_cuda for parameter in self.network.parameters())
+        # in mixed precision Lightning clips no gradients of a fused optimizer
+        fused = on_gpu and self.trainer.gradient_clip_val is None
+        return build_optimizer(self.network, self.hparams["optimizer"], **args, fused=fused)
 
     def set_rates(self, lr: float, lr_min: float | None = None) -> None:
-        """Takes rates that were found, as if they had been given: they count when the optimizer is configured next.
+        """Sets rates that were found, for the optimizer that is configured next.
 
         Args:
             lr: base rate of the schedule, or the peak of a one-cycle.
-            lr_min: what takes the place of `lr_min: found` in a one-cycle; its `div_factor` if not given.
+            lr_min: replaces `lr_min: found` of a one-cycle; if not given, its `div_factor` determines the rate.
         """
         self.hparams["lr"] = lr
-        if self.wants_lr_min:
+        if self._awaits_lr_min:
             self.schedule = dataclasses.replace(self.schedule, lr_min=lr_min)  # type: ignore[type-var]  # a dataclass
             self.hparams["schedule"] = self.schedule.to_config()
 
     @property
-    def wants_lr_min(self) -> bool:
-        """Whether the schedule's initial rate is still to be found."""
+    def _awaits_lr_min(self) -> bool:
         return getattr(self.schedule, "lr_min", None) == "found"
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, with the schedule stepped after each of its steps."""
+        """Returns the optimizer, with the schedule stepped after each of its steps."""
         optimizer = self.new_optimizer()
         # a dry run is shorter than any warm-up
         schedule = Constant() if getattr(self.trainer, "fast_dev_run", False) else self.schedule
         scheduler = schedule.build(optimizer, *run_length(self.trainer), lr=self.hparams["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    # Checkpoints.
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what is needed to test the network on the same data without any other file."""
+        """Adds the version, the description of the data and the newest validation accuracy."""
         checkpoint["cifar_resnets_version"] = __version__
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
             checkpoint["data"] = data.describe()
@@ -348,6 +295,6 @@ class ImageClassifier(Evaluator):
 
 
 def logits_and_loss(module: ImageClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a training step computes of a batch."""
+    """Computes logits (n, num_classes) and mean loss of a batch."""
     logits = module(images)
     return logits, module.loss(logits, labels)

@@ -75,3 +75,8 @@ def output_error(error: OSError) -> OutputError | None:
     if error.errno not in CANNOT_WRITE:
         return None
     return OutputError(f"{os.fsdecode(error.filename or 'output')}: {error.strerror}")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the message of an error on one line, or the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs lint, types, the import contract and the tests. Arguments go on to pytest:
-#   scripts/test.sh -k receptive_field
-# CIFAR_RESNETS_IMAGES=DIR, with train/<class>/* and test/<class>/*, adds the tests on real images.
+# Sets up what is missing, then runs lint, types, import contracts and the tests, in two processes of one thread each:
+#   scripts/test.sh                      # everything: 15 minutes on two idle cores
+#   scripts/test.sh --quick              # without the tests that start processes: 3 minutes
+#   scripts/test.sh -k receptive_field   # other arguments go on to pytest
+# CIFAR_RESNETS_IMAGES=DIR, with train/<class>/* and test/<class>/*, adds the tests on real images. Tests in a browser and
+# on a cluster are skipped unless scripts/install_browser.sh and scripts/install_slurm.sh have installed what they need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+arguments=()
+for argument in "$@"; do
+  [[ $argument == --quick ]] && arguments+=(-m "not process") || arguments+=("$argument")
+done
 scripts/setup.sh dev
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy
 .venv/bin/lint-imports
-.venv/bin/pytest "$@"
+OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 2 --dist worksteal "${arguments[@]}"

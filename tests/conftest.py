@@ -11,6 +11,7 @@ from support import Result, write_images
 from cifar_resnets.__main__ import main
 
 IMAGES_VARIABLE = "CIFAR_RESNETS_IMAGES"
+pytest_plugins = ["faults.table"]
 
 
 @pytest.fixture(autouse=True)

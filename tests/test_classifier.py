@@ -360,6 +360,70 @@ def test_a_network_is_loaded_as_it_was_saved(tmp_path, schedule):
     assert (loaded.label_smoothing, loaded.class_names) == (0.2, NAMES)
 
 
+GIVEN = {
+    "class_names": tuple(NAMES),
+    "network": "cifar_resnet20",
+    "network_args": TINY,
+    "init": ["dirac"],
+    "label_smoothing": 0.1,
+    "optimizer": "AdamW",
+    "lr": 0.2,
+    "weight_decay": 0.0,
+    "decay_norm_and_bias": False,
+    "norm_bias_scale": 2.0,
+    "optimizer_args": {"eps": 1e-6},
+    "schedule": Step(milestones=(0.5,)),
+    "channels_last": False,
+    "compile": "default",
+    "fast": True,
+    "tta": ("mirror",),
+}
+DEFAULTS = {
+    "class_names": NAMES,
+    "network": "cifar_resnet20",
+    "network_args": {},
+    "init": [],
+    "label_smoothing": 0.0,
+    "optimizer": "SGD",
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "decay_norm_and_bias": True,
+    "norm_bias_scale": 1.0,
+    "optimizer_args": {},
+    "schedule": Cosine().to_config(),
+    "channels_last": True,
+    "compile": None,
+    "fast": False,
+    "tta": [],
+}
+
+
+class Scaled(ImageClassifier):
+    """A subclass with an argument of its own, which a checkpoint does not hold."""
+
+    def __init__(self, *args, factor: float = 2.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = factor
+
+
+@pytest.mark.parametrize("cls", [ImageClassifier, Scaled])
+def test_the_hyperparameters_are_the_arguments_as_primitives(cls):
+    primitives = {"class_names": NAMES, "schedule": Step(milestones=(0.5,)).to_config(), "tta": ["mirror"]}
+    assert list(cls(**GIVEN).hparams.items()) == list((GIVEN | primitives).items())
+    assert list(cls(NAMES).hparams.items()) == list(DEFAULTS.items())
+
+
+def test_rates_that_were_found_are_hyperparameters_beside_those_that_were_given():
+    model = tiny(schedule=OneCycle(lr_min="found"))
+    model.set_rates(0.3, 0.01)
+    then, now = model.hparams_initial, model.hparams
+    assert (then["lr"], then["schedule"]["init_args"]["lr_min"]) == (0.1, "found")
+    assert (now["lr"], now["schedule"]["init_args"]["lr_min"]) == (0.3, 0.01)
+    assert model.schedule == OneCycle(lr_min=0.01)
+    model.set_rates(0.2, 0.02)  # found once
+    assert (model.hparams["lr"], model.schedule.lr_min) == (0.2, 0.01)
+
+
 def test_a_run_that_is_resumed_goes_on_with_its_schedule(tmp_path):
     logger, schedule = CSVLogger(tmp_path), OneCycle(peak_epoch=2)
     whole = tiny(schedule=schedule)
@@ -488,6 +552,7 @@ def test_200_steps_do_not_wait_for_the_gpu(fast, augment):
     assert watch.steps >= 200
 
 
+@pytest.mark.process
 @needs_compiler
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_training_learns_the_same(mode):
@@ -505,6 +570,7 @@ def test_a_compiled_training_learns_the_same(mode):
         assert figures[name].item() == pytest.approx(same[name].item(), rel=1e-6, nan_ok=True), name
 
 
+@pytest.mark.process
 @needs_compiler
 def test_the_runs_of_a_process_are_compiled_once():
     def fit() -> None:

@@ -13,12 +13,12 @@ from exactness import differences
 from slurm_cluster import HOST, Cluster, slurm_cluster
 from support import TINY
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.process, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "scripts/train.sbatch"
 ON_CPU = {"HARDWARE": "configs/hardware/cpu.yaml"}
-# says what it was called with, and ends as it is told to
+# says what it was called with, and ends with the status it is given
 PROGRAM = """#!/usr/bin/env bash
 echo "$SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME, $OMP_NUM_THREADS threads: $*"
 trap 'sleep 1; echo "rank $SLURM_PROCID has saved"; exit 143' TERM

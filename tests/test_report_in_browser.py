@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 
 from cifar_resnets.reports.page import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.process, pytest.mark.browser]
 # the page would be wider than the window; boxes that scroll by themselves may be
 OVERFLOW = """
 const width = document.documentElement.clientWidth;
@@ -33,10 +33,18 @@ return [...document.querySelectorAll('body *')]
 CUT = """
 return [...document.querySelectorAll('svg.chart')].flatMap((svg) => {
   const box = svg.getBoundingClientRect();
+  const right = svg.closest('.scroll') ? box.right : document.documentElement.clientWidth;
   return [...svg.querySelectorAll('text')].filter((text) => {
     const inner = text.getBoundingClientRect();
-    return inner.left < 0 || inner.right > document.documentElement.clientWidth || inner.bottom > box.bottom + 1;
+    return inner.left < 0 || inner.right > right || inner.bottom > box.bottom + 1;
   }).map((text) => text.textContent);
+});
+"""
+# font sizes in pixels of the screen
+SIZES = """
+return [...document.querySelectorAll('svg.chart text')].map((text) => {
+  const { a, b } = text.getScreenCTM();
+  return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
 });
 """
 
@@ -128,8 +136,8 @@ def test_hostile_names_are_text(driver: Chrome, reports: dict[str, Path], name: 
 def test_the_first_screen_shows_name_accuracy_and_curves(driver: Chrome, reports: dict[str, Path]) -> None:
     show(driver, reports["one"])
     shown = [find_all(driver, selector)[0] for selector in ("h1", ".accuracy strong")]
-    shown += find_all(driver, ".panels svg.chart")[:4]
-    assert len(shown) == 6
+    shown += find_all(driver, ".panels svg.chart")[:3]
+    assert len(shown) == 5
     for element in shown:
         assert element.rect["height"] > 20
         assert element.rect["y"] + element.rect["height"] < 900
@@ -161,13 +169,27 @@ def test_headings_of_a_table_keep_to_their_columns(driver: Chrome, tmp_path: Pat
 
 def test_text_can_be_read_on_a_phone(driver: Chrome, reports: dict[str, Path]) -> None:
     show(driver, reports["one"], 360)
-    heights = driver.execute_script(
-        "return [...document.querySelectorAll('svg.chart text')].map((text) => text.getBoundingClientRect().height)"
-    )
-    assert min(heights) > 9
-    assert max(heights) < 24
+    sizes = driver.execute_script(SIZES)
+    assert min(sizes) > 8
+    assert max(sizes) < 16
     images = driver.execute_script("return [...document.images].map((image) => image.getBoundingClientRect().width)")
     assert min(images) > 60
+
+
+def test_bars_are_as_long_as_their_numbers(driver: Chrome, reports: dict[str, Path]) -> None:
+    show(driver, reports["one"])
+    share = "return [...document.querySelectorAll('.proportion')].map((e) => getComputedStyle(e).backgroundSize)"
+    filled = [float(re.findall(r"([\d.]+)% 100%", size)[0]) for size in driver.execute_script(share)]
+    accuracies = [float(text.split()[0]) for text in texts(driver, "#classes tbody td:nth-child(2)")]
+    assert filled == pytest.approx(accuracies, abs=0.1)
+    show(driver, reports["several"])
+    width = (
+        "return [...document.querySelectorAll('.change')].map((e) => parseFloat(getComputedStyle(e, '::after').width))"
+    )
+    changes = [abs(float(text.replace("−", "-"))) for text in texts(driver, "tbody td:nth-child(4)") if text[0] in "+−"]
+    widths = driver.execute_script(width)
+    assert max(widths) == pytest.approx(60, abs=0.1)  # half of a bar
+    assert widths == pytest.approx([60 * change / max(changes) for change in changes], abs=0.5)
 
 
 def test_dark_and_light(driver: Chrome, reports: dict[str, Path]) -> None:

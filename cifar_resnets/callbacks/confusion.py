@@ -1,4 +1,4 @@
-"""Which classes a network mixes up, and how far its probabilities can be trusted: figures and numbers."""
+"""Figures and numbers of an evaluation: confused classes, accuracies, calibration, precision and recall."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from cifar_resnets.callbacks.collectors import OutputCollector, Outputs
 from cifar_resnets.callbacks.predictions import write_csv
-from cifar_resnets.callbacks.publish import garbage_collected, is_due, output_dir, publish
+from cifar_resnets.callbacks.publish import garbage_collected, has_tensorboard, is_due, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import require
 from cifar_resnets.evaluation import calibration as numbers
-from cifar_resnets.evaluation.calibration import ConfusedPair, Counts, PrecisionRecall, Reliability
 from cifar_resnets.evaluation.metrics import wilson_interval
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
 from cifar_resnets.figures.confusion import plot_class_accuracy, plot_confused_pairs, plot_confusion
@@ -60,11 +58,11 @@ class Confusion(pl.Callback):
         self._step = 0  # of the validation that was collected
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets what an interrupted run left."""
+        """Drops the outputs that an interrupted run left."""
         self._collector.reset()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins anew: what was not due is not drawn."""
+        """Drops the outputs of a validation that was not drawn."""
         self._collector.reset()
         self._step = trainer.global_step
 
@@ -79,40 +77,37 @@ class Confusion(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes in the logits that the module returns, outside the sanity check."""
+        """Collects the logits that the module returns, outside the sanity check."""
         if not (trainer.sanity_checking or trainer.fast_dev_run):  # type: ignore[attr-defined]  # of Lightning
             self._collector.update(outputs, batch[1])
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws if it is time."""
+        """Draws the images of the evaluation where a figure is due."""
         if self._collector and is_due(trainer, self.every_n_epochs):
-            self._report(trainer, pl_module, "val")
+            self._report(trainer, pl_module)
+
+    on_test_end = on_validation_end
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the last validation of a run that ended earlier than planned."""
         if self._collector:
-            self._report(trainer, pl_module, "val")
+            self._report(trainer, pl_module)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the test images."""
-        if self._collector:
-            self._report(trainer, pl_module, "test")
-
-    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Called on all ranks, of which the first draws."""
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Gathers the outputs of all ranks, which all call it; the first one draws."""
         folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
-        seen = folder is not None or any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
-        if not (trainer.is_global_zero and seen):
+        if not trainer.is_global_zero or (folder is None and not has_tensorboard(trainer)):
             return
         assert isinstance(module, ImageClassifier)
-        lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
-        if lost:
+        stage = "test" if trainer.testing else "val"
+        num_lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
+        if num_lost:
             text = "Confusion: %d of %d %s images have logits that are not finite, nothing is drawn"
-            logger.warning(text, lost, len(outputs.labels), stage)
+            logger.warning(text, num_lost, len(outputs.labels), stage)
             return
-        evaluated = Evaluated.of(outputs, module.class_names)
+        evaluated = Evaluated(outputs, module.class_names)
         for name, draw in evaluated.figures().items():
             with garbage_collected():
                 publish(trainer, folder, f"{stage}_confusion/{name}", draw(), self._step)
@@ -120,37 +115,19 @@ class Confusion(pl.Callback):
             evaluated.write(folder, stage)
 
 
-@dataclass(frozen=True)
 class Evaluated:
-    """The numbers of an evaluation.
+    """The numbers of an evaluation, from labels and finite probabilities."""
 
-    Args:
-        outputs: labels and finite probabilities.
-        class_names: names of the classes.
-        confusion: see `confusion_counts`.
-        reliability: see there.
-        pairs: see `most_confused`.
-        curves: see `precision_recall`.
-    """
-
-    outputs: Outputs
-    class_names: Sequence[str]
-    confusion: Counts
-    reliability: Reliability
-    pairs: list[ConfusedPair]
-    curves: list[PrecisionRecall | None]
-
-    @classmethod
-    def of(cls, outputs: Outputs, class_names: Sequence[str]) -> Evaluated:
-        """Computes all of them."""
+    def __init__(self, outputs: Outputs, class_names: Sequence[str]) -> None:
+        self.outputs, self.class_names = outputs, class_names
         labels, probabilities = outputs.labels.numpy(), outputs.probabilities.numpy()
-        confusion = numbers.confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
-        reliability = numbers.reliability(labels, probabilities)
-        curves = numbers.precision_recall(labels, probabilities)
-        return cls(outputs, class_names, confusion, reliability, numbers.most_confused(confusion), curves)
+        self.confusion = numbers.confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
+        self.reliability = numbers.reliability(labels, probabilities)
+        self.pairs = numbers.most_confused(self.confusion)
+        self.curves = numbers.precision_recall(labels, probabilities)
 
     def figures(self) -> dict[str, Callable[[], Figure]]:
-        """What draws each figure, by the end of its tag: one figure at a time is in memory."""
+        """Returns a function that draws each figure, by the end of its tag, so that one at a time is in memory."""
         names = [shown_name(name, number) for number, name in enumerate(self.class_names)]
         return {
             "matrix": functools.partial(plot_confusion, self.confusion, names),
@@ -169,7 +146,7 @@ class Evaluated:
         (folder / f"{stage}_calibration.json").write_text(text + "\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration, average precision and pairs in primitives that JSON knows; None where there is no number."""
+        """Returns calibration, average precision and pairs for JSON; None where there is no number."""
         names, bins = self.class_names, self.reliability
         columns = (bins.edges[:-1], bins.edges[1:], bins.counts, bins.confidence, bins.accuracy)
         rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -186,8 +163,8 @@ class Evaluated:
         }
 
 
-def class_accuracy(confusion: Counts) -> tuple[numbers.Floats, numbers.Floats]:
-    """Accuracy of each class (num_classes,) and its 95 % interval (num_classes, 2); NaN for a class without images."""
+def class_accuracy(confusion: numbers.Counts) -> tuple[numbers.Floats, numbers.Floats]:
+    """Returns the accuracy (num_classes,) and 95 % interval (num_classes, 2) of each class; NaN without images."""
     right, images = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist()
     both = zip(right, images, strict=True)
     intervals = [wilson_interval(correct, total) if total else (math.nan, math.nan) for correct, total in both]

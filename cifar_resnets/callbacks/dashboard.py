@@ -65,17 +65,13 @@ class Dashboard(pl.Callback):
         self.best = state_dict["best"]
         self._measured = state_dict["num_images"], *state_dict["seconds"]
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the best accuracy: only now is that of this validation known."""
-        accuracy = trainer.callback_metrics.get("val/acc")
-        if trainer.state.fn != "fit" or trainer.sanity_checking or accuracy is None:
-            return
-        if self.best is None or accuracy > self.best:
-            self.best = accuracy.item()
-        if _has_loggers(trainer):
-            # at the step and with the epoch of val/acc, which no public method knows; private: tests/callbacks/
-            # test_dashboard.py notices when it is gone
-            trainer._logger_connector.log_metrics({BEST: torch.tensor(self.best)})
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the best accuracy, before the module logs that of this validation."""
+        assert isinstance(pl_module, ImageClassifier)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            accuracy = pl_module.val_metrics.compute().accuracy
+            self.best = accuracy if self.best is None else max(self.best, accuracy)
+            pl_module.log(BEST, self.best)
 
     # Layout and graph are written once a fit: a resumed one may have a folder of its own.
 
@@ -89,12 +85,13 @@ class Dashboard(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        """Shows the network when the first images come, whose size it runs with, and measures from here on."""
+        """Writes the network's graph at the first images, whose size it needs; counts images and time from here on."""
         if self._wants_graph:
             self._pause(pl_module)
             self._wants_graph = False
             self._show_graph(trainer, pl_module, batch[0].shape[1:])
         self._training.resume()
+        self._num_images += len(batch[0]) * trainer.world_size
 
     def _show_graph(self, trainer: pl.Trainer, module: pl.LightningModule, size: Sequence[int]) -> None:
         assert isinstance(module, ImageClassifier)
@@ -126,17 +123,6 @@ class Dashboard(pl.Callback):
         self._num_images = 0
         for watch in (self._epoch, self._training):
             watch.restart()
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-    ) -> None:
-        """Counts the images."""
-        self._num_images += len(batch[0]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock of the training until the next batch."""

@@ -1,4 +1,4 @@
-"""The checkpoint from which a run is continued: after steps, minutes and epochs, and when a signal stops the run."""
+"""Writes the checkpoint from which a run is resumed: after steps, minutes and epochs, and after a signal."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _require = functools.partial(require, "last_checkpoint")
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` at the end of each epoch, and after so many steps or minutes.
+    """Writes `last.ckpt` at the end of each epoch, and every so many steps or minutes.
 
-    The one before stays as `previous.ckpt`. A signal stops the run: at the end of the step, or of a validation that is
-    going on, with a checkpoint.
+    The checkpoint before it is kept as `previous.ckpt`. A signal stops the run with a checkpoint at the end of the
+    current step or validation.
 
     Args:
         every_n_steps: optimizer steps from one checkpoint to the next; none within an epoch if not given.
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def path(self) -> Path:
-        """Of the checkpoint."""
+        """Returns the path of the checkpoint."""
         return Path(self.dirpath or "checkpoints") / LAST
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -63,18 +63,18 @@ class LastCheckpoint(Checkpoint):
         self._signals.install()
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From now on, signals wait for the end of a step."""
+        """Defers signals to the end of a step from now on."""
         self._signals.defer()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From now on, signals wait for the end of a step."""
+        """Defers signals to the end of a step from now on."""
         self._signals.defer()
         self._steps, self._saved_at = trainer.global_step, time.monotonic()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Agrees with all ranks on what is to be done after this step."""
+        """Agrees with all ranks on whether to save and whether to stop after this step."""
         minutes = (time.monotonic() - self._saved_at) / 60
         is_time = self.every_n_minutes is not None and minutes >= self.every_n_minutes
         self._stop_by, self._is_time = self._agree([self._signals.pending, is_time])
@@ -82,11 +82,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Writes a checkpoint if one is due; stops the run if it is to."""
-        if trainer.global_step == self._steps:  # gradients are being accumulated, which no checkpoint holds
+        """Writes a checkpoint if one is due; stops the run after a signal."""
+        if trainer.global_step == self._steps:  # no checkpoint holds accumulated gradients
             return
         self._steps = trainer.global_step
-        if 0 <= trainer.max_steps <= self._steps:  # the run's last step: its validation and its last checkpoint follow
+        if 0 <= trainer.max_steps <= self._steps:  # after the run's last step, a validation and a checkpoint follow
             return
         by_steps = self.every_n_steps is not None and self._steps % self.every_n_steps == 0
         if by_steps or self._is_time or self._stop_by:
@@ -94,12 +94,12 @@ class LastCheckpoint(Checkpoint):
         self._stop(trainer, self._stop_by)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes a checkpoint; stops the run if a signal came during the validation."""
+        """Writes a checkpoint; stops the run after a signal during the validation."""
         self._save(trainer)
         self._stop(trainer, *self._agree([self._signals.pending]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From now on, signals end the run at once."""
+        """Lets signals end the run at once from now on."""
         self._signals.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -121,7 +121,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _keep(path: Path) -> None:
-    """Gives a checkpoint that is about to be replaced another name, too; without it where there are no links."""
+    """Links a checkpoint that is about to be replaced as `previous.ckpt`, on file systems with hard links."""
     link = path.with_name(f".{PREVIOUS}.{os.getpid()}")
     with contextlib.suppress(OSError):
         os.link(path, link)

@@ -1,4 +1,4 @@
-"""Finds the learning rate by a range test before the first step, and gives it to the schedule."""
+"""Finds the learning rate by a range test before the first step, and sets it in the schedule."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.progress import Progress
 
+from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.lr_range_test import range_test
 from cifar_resnets.callbacks.progress import print_line
-from cifar_resnets.callbacks.publish import publish
+from cifar_resnets.callbacks.publish import has_tensorboard, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
 from cifar_resnets.figures.lr_range_test import Plan, plot_search
@@ -40,21 +39,21 @@ _require = functools.partial(require, "LRFinder")
 class LRFinder(pl.Callback):
     """Runs a learning-rate range test before a new fit; the schedule then peaks at the rate that was found.
 
-    Everything else is as if the rate had been given: weights, random numbers and the order of the data. A resumed fit
-    goes on with the rate of its checkpoint; nothing is searched in a `fast_dev_run`.
+    All else is as if this rate had been given: weights, random numbers and the order of the data. A resumed fit goes
+    on with the rate of its checkpoint; there is no test in a `fast_dev_run`.
 
-    The curve is the figure `lr_finder` in TensorBoard, and `lr_finder.csv` beside the logs.
+    The curve is shown in TensorBoard as `lr_finder`, and written to `lr_finder.csv` beside the logs.
 
     Args:
         method: which point of the curve is suggested: `valley`, `steep`, `minimum` (a tenth of its rate) or `slide`.
         min_lr: rate of the first step.
         max_lr: rate of the last step.
-        num_steps: steps of a test, as many images as in training each; more than an epoch where the data are few.
-        spacing: how the rates rise, `exponential` or `linear`.
-        num_runs: tests on different batches; the geometric mean of their suggestions is taken.
-        scale: what the suggestion is multiplied by.
-        divergence: a test ends where the smoothed loss is so many times its smallest value.
-        on_failure: whether a curve without a suggestion leaves the configured rate (`keep`) or ends the run (`error`).
+        num_steps: steps of a test, with as many images each as in training; the data are repeated if they are few.
+        spacing: of the rates, `exponential` or `linear`.
+        num_runs: number of tests on different batches; the geometric mean of their suggestions is taken.
+        scale: factor by which the suggestion is multiplied.
+        divergence: a test ends when the smoothed loss is this many times its smallest value.
+        on_failure: whether the configured rate is kept (`keep`) or the run ends (`error`) when nothing is found.
 
     Raises:
         ConfigurationError: for a value out of range, or a strategy that splits the network over ranks.
@@ -73,9 +72,8 @@ class LRFinder(pl.Callback):
 
     def __post_init__(self) -> None:
         rates = (self.min_lr, self.max_lr)
-        _require(
-            0 < self.min_lr < self.max_lr < math.inf, "min_lr, max_lr", rates, "two rates above 0, the smaller first"
-        )
+        ascend = 0 < self.min_lr < self.max_lr < math.inf
+        _require(ascend, "min_lr, max_lr", rates, "two rates above 0, the smaller first")
         _require(self.num_steps >= 20, "num_steps", self.num_steps, "20 or more")
         _require(self.num_runs >= 1, "num_runs", self.num_runs, "1 or more")
         _require(0 < self.scale < math.inf, "scale", self.scale, "a number above 0")
@@ -86,7 +84,7 @@ class LRFinder(pl.Callback):
         self._resumed = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses what the test cannot run on."""
+        """Refuses a second finder, and strategies that the test cannot run with."""
         self._resumed = False
         finder_among(trainer.callbacks)  # type: ignore[attr-defined]  # of Lightning
         if stage == "fit" and not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
@@ -96,15 +94,17 @@ class LRFinder(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A resumed fit keeps the rates of its checkpoint."""
-        if trainer.state.fn == "fit":
-            self._resumed = True
+        """Restores the rates of a fit that is resumed, unless `Continuation` does."""
+        if trainer.state.fn != "fit":
+            return
+        self._resumed = True
+        if not any(isinstance(each, Continuation) for each in trainer.callbacks):  # type: ignore[attr-defined]  # of Lightning
             assert isinstance(pl_module, ImageClassifier)
             hparams = checkpoint["hyper_parameters"]
             pl_module.set_rates(hparams["lr"], hparams["schedule"]["init_args"].get("lr_min"))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Searches, and builds optimizer and schedule once more with what was found."""
+        """Runs the test, and builds optimizer and schedule again with the rate that was found."""
         has_begun = self._resumed or trainer.global_step > 0
         if has_begun or trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning
             return
@@ -122,20 +122,22 @@ class LRFinder(pl.Callback):
         self._log(trainer, pl_module, search)
 
     def apply(self, module: ImageClassifier, search: Search) -> None:
-        """Gives the module what was found."""
+        """Sets the rates of the module to what was found."""
         lr = float(f"{search.suggestion(self.method).value * self.scale:.6g}")  # as the console shows it
-        module.set_rates(lr, min(search.start, lr) if module.wants_lr_min else None)
+        module.set_rates(lr, min(search.start, lr))
 
     def search(self, trainer: pl.Trainer, module: ImageClassifier) -> Search:
-        """Runs the tests; the same answer on all ranks."""
+        """Runs the tests, and returns the same result on all ranks."""
         rates = spaced_rates(self.min_lr, self.max_lr, self.num_steps, self.spacing)
-        with _progress(trainer, self.num_runs * self.num_steps) as on_step:
-            runs = range_test(trainer, module, rates, self.num_runs, self.divergence, on_step)
+        visible = trainer.is_global_zero and sys.stdout.isatty()
+        with Progress(transient=True, disable=not visible) as bar:
+            task = bar.add_task("learning-rate range test", total=self.num_runs * self.num_steps)
+            runs = range_test(trainer, module, rates, self.num_runs, self.divergence, lambda: bar.advance(task))
         search: Search = trainer.strategy.broadcast(Search(rates, runs))
         return search
 
     def figure(self, module: ImageClassifier, search: Search) -> Figure:
-        """The curve of a search, and the schedule that the module would follow now."""
+        """Draws the curve of a search, and the schedule that the module follows now."""
         return plot_search(search, self.method, _plan(module))
 
     def _line(self, module: ImageClassifier, search: Search, problem: str | None) -> str:
@@ -150,17 +152,17 @@ class LRFinder(pl.Callback):
         return f"learning rate: {_shown(lr)} ({times}{self.method} of {self.num_steps} steps{spread}){rises}"
 
     def _log(self, trainer: pl.Trainer, module: ImageClassifier, search: Search) -> None:
-        folder = trainer.log_dir if trainer.loggers else None  # a broadcast: for all ranks
+        folder = output_dir(trainer, None)
         if not trainer.is_global_zero:
             return
         if folder is not None:
-            write_csv(Path(folder) / "lr_finder.csv", search)
-        if search.is_long_enough and any(isinstance(each, TensorBoardLogger) for each in trainer.loggers):
+            write_csv(folder / "lr_finder.csv", search)
+        if search.is_long_enough and has_tensorboard(trainer):
             publish(trainer, None, "lr_finder", self.figure(module, search), 0)
 
 
 def finder_among(callbacks: Iterable[pl.Callback]) -> LRFinder | None:
-    """The finder of a run, if it has one.
+    """Returns the finder of a run, if it has one.
 
     Raises:
         ConfigurationError: when it has two, for example from the recipe and from the command line.
@@ -172,7 +174,7 @@ def finder_among(callbacks: Iterable[pl.Callback]) -> LRFinder | None:
 
 
 def write_csv(path: Path, search: Search) -> None:
-    """Writes the numbers of a search, a row a step."""
+    """Writes the numbers of a search, a row for each step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
@@ -181,31 +183,20 @@ def write_csv(path: Path, search: Search) -> None:
 
 
 def _shown(rate: float) -> str:
-    """A rate with three digits, or more where it has more."""
+    """Formats a rate with three digits, or with more if it has more."""
     return max(f"{rate:#.3g}", f"{rate:g}", key=len)
 
 
-@contextmanager
-def _progress(trainer: pl.Trainer, num_steps: int) -> Iterator[Callable[[], object]]:
-    """Shows on a terminal how far the test is, and nothing afterwards."""
-    visible = trainer.is_global_zero and sys.stdout.isatty()
-    with Progress(transient=True, disable=not visible) as bar:
-        task = bar.add_task("learning-rate range test", total=num_steps)
-        yield lambda: bar.advance(task)
-
-
 def _plan(module: ImageClassifier) -> Plan:
-    """Rate and momentum of each step, from the scheduler itself."""
+    """Runs the scheduler once without training, and returns rate and momentum of each step."""
     configured: Any = module.configure_optimizers()
-    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    total, per_epoch = run_length(module.trainer)
-    group, rates, momenta = optimizer.param_groups[0], [], []
+    group, scheduler = configured["optimizer"].param_groups[0], configured["lr_scheduler"]["scheduler"]
+    num_steps, per_epoch = run_length(module.trainer)
+    steps = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer takes no steps
-        for step in range(total):
-            rates.append(group["lr"])
-            momenta.append(group["momentum"] if "momentum" in group else group.get("betas", (None,))[0])
-            if step < total - 1:
-                scheduler.step()
-    known = None if momenta[0] is None else np.array(momenta)
-    return Plan(np.arange(total) / per_epoch, np.array(rates), known)
+        for _ in range(num_steps):
+            steps.append((group["lr"], group["momentum"] if "momentum" in group else group.get("betas", [None])[0]))
+            scheduler.step()
+    rates, momenta = np.array(steps, float).T
+    return Plan(np.arange(num_steps) / per_epoch, rates, None if np.isnan(momenta).any() else momenta)

@@ -1,4 +1,4 @@
-"""The learning-rate range test: some training steps at rising rates, after which everything is as before.
+"""Runs a learning-rate range test: some training steps at rising rates, after which everything is restored.
 
 Source: Smith (2017), "Cyclical Learning Rates for Training Neural Networks", section 3.3. Departures: the rate may rise
 exponentially, the loss of each batch is taken in place of the accuracy, and the test ends where the loss diverges.
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.sandbox import random_numbers_kept
 from cifar_resnets.training.lr_curve import has_diverged
 
-# epochs of the training data that no run reaches: their order and augmentation are the test's own
+# epochs that no training reaches: they have an order and an augmentation of their own
 FIRST_EPOCH, EPOCHS_A_RUN = 10**9, 10**6
 Batch = tuple[Tensor, Tensor]
 
@@ -36,30 +35,33 @@ def range_test(
     divergence: float = 4.0,
     on_step: Callable[[], object] = lambda: None,
 ) -> list[list[float]]:
-    """Trains at each rate for a step, over batches of its own, and puts everything back.
+    """Trains for a step at each rate, on batches of its own, and restores everything.
 
-    The steps are those of the training that follows: its optimizer, with the momentum that its schedule has at the
-    peak, its loss, gradient accumulation, gradient clipping, precision and ranks; but nothing is logged, no callback is
-    called and nothing is validated.
+    The steps are those of the training that follows, with its optimizer, at the momentum that its schedule has at the
+    peak, its loss, gradient accumulation, gradient clipping, precision and ranks. Nothing is logged or validated, and
+    no callback is called.
 
     Args:
         trainer: of a fit that has been set up.
-        module: what is to be trained; weights, buffers, gradients and random numbers are the same afterwards.
-        rates: base learning rates, one a step.
-        num_runs: tests from the same weights, each on other batches.
-        divergence: a test ends where the smoothed loss is so many times its smallest value, or not finite.
+        module: weights, buffers, gradients and random numbers are the same afterwards.
+        rates: base learning rates, one for each step.
+        num_runs: number of tests from the same weights, each on other batches.
+        divergence: a test ends when the smoothed loss is this many times its smallest value, or not finite.
         on_step: called after each step.
 
     Returns:
         For each run the losses in nats, averaged over ranks and accumulated batches; fewer than rates after divergence.
 
     Raises:
-        ConfigurationError: when the training data have no batch.
+        ConfigurationError: when there is no batch of training data.
     """
     runs = []
+    device = trainer.strategy.root_device
     for run in range(num_runs):
-        random_numbers = _own_random_numbers(trainer.strategy.root_device, run)
-        with random_numbers, _unchanged(module), _batches(trainer, run) as batches:
+        # not Lightning's `isolate_rng`, which restores nothing after an exception
+        random_numbers = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with random_numbers_kept(), random_numbers, _restored(module), _batches(trainer, run) as batches:
+            torch.manual_seed(run)  # of dropout, and of a sampler that draws from the global generator
             runs.append(_sweep(_Stepper(trainer, module, batches), rates, divergence, on_step))
     return runs
 
@@ -80,17 +82,17 @@ def _sweep(
 
 
 class _Stepper:
-    """Training steps as the Trainer would do them."""
+    """Takes training steps as the Trainer does."""
 
     def __init__(self, trainer: pl.Trainer, module: ImageClassifier, batches: Iterator[Batch]) -> None:
         self.trainer, self.module, self.batches = trainer, module, batches
         self.optimizer = module.new_optimizer()
         module.schedule.set_peak_momentum(self.optimizer)
-        # groups keep their ratio to the base rate
+        # parameter groups keep the ratio of their rates to the base rate
         self.ratios = [group["lr"] / module.hparams["lr"] for group in self.optimizer.param_groups]
         in_groups = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.parameters = [parameter for parameter in in_groups if parameter.requires_grad]
-        # fp16 needs its gradients scaled; a scaler of its own, because it adapts to what it sees
+        # fp16 needs scaled gradients; a scaler of its own, because a scaler adapts to the gradients
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.scaler = None if scaler is None else type(scaler)(device=trainer.strategy.root_device.type)
 
@@ -98,45 +100,41 @@ class _Stepper:
         """Takes a step; returns its loss."""
         for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
             group["lr"] = rate * ratio
-        loss, gradients = self._mean_over_ranks(*self._accumulate())
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self.optimizer.zero_grad()
+        num = self.trainer.accumulate_grad_batches
+        loss = self._backward(num)
+        for _ in range(num - 1):
+            loss += self._backward(num)
+        loss = self._mean_over_ranks(loss)
         self._clip_and_step()
         return float(loss)
 
-    def _accumulate(self) -> tuple[Tensor, list[Tensor | None]]:
-        """Loss and gradients, averaged over the batches of a step."""
-        num = self.trainer.accumulate_grad_batches
-        loss, gradients = self._backward(num)
-        for _ in range(num - 1):
-            more, others = self._backward(num)
-            loss += more
-            gradients = [_sum(one, other) for one, other in zip(gradients, others, strict=True)]
-        return loss, gradients
-
-    def _backward(self, num: int) -> tuple[Tensor, list[Tensor | None]]:
+    def _backward(self, num: int) -> Tensor:
+        """Adds the gradients of one of `num` batches, and returns its share of the loss."""
         precision, strategy = self.trainer.precision_plugin, self.trainer.strategy
         images, labels = strategy.batch_to_device(precision.convert_input(next(self.batches)))
         with precision.forward_context():
             loss = self.module.loss(self.module(images), labels) / num
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        # not `backward`: it would run the hooks of a DistributedDataParallel that has seen no forward
-        return loss.detach(), list(torch.autograd.grad(scaled, self.parameters, allow_unused=True))
+        # not `backward`, which would call the hooks of a DistributedDataParallel that has run no forward
+        gradients = torch.autograd.grad(scaled, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss.detach()
 
-    def _mean_over_ranks(self, loss: Tensor, gradients: list[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+    def _mean_over_ranks(self, loss: Tensor) -> Tensor:
+        """Averages the gradients, and returns the mean loss."""
         if self.trainer.world_size == 1:
-            return loss, gradients
-        known = [gradient for gradient in gradients if gradient is not None]
-        flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in known)])  # one message for all
-        sizes = [1, *(gradient.numel() for gradient in known)]
-        means = iter(torch.split(self._reduced(flat), sizes))
-        loss = next(means)
-        return loss, [None if old is None else next(means).reshape_as(old) for old in gradients]
-
-    def _reduced(self, values: Tensor) -> Tensor:
-        mean = self.trainer.strategy.reduce(values, reduce_op="mean")
+            return loss
+        used = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(gradient.reshape(-1) for _, gradient in used)])  # one message for all
+        mean = self.trainer.strategy.reduce(flat, reduce_op="mean")
         assert isinstance(mean, Tensor)
-        return mean
+        loss, *means = torch.split(mean, [1, *(gradient.numel() for _, gradient in used)])
+        for (parameter, gradient), each in zip(used, means, strict=True):
+            parameter.grad = each.reshape_as(gradient)
+        return loss
 
     def _clip_and_step(self) -> None:
         if self.scaler is not None:
@@ -150,18 +148,12 @@ class _Stepper:
             self.scaler.update()
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
-
-
 @contextmanager
-def _unchanged(module: torch.nn.Module) -> Iterator[None]:
-    """Puts back parameters, gradients, and buffers, also those that a state dict leaves out."""
-    buffers = [
-        (owner, name, buffer) for owner in module.modules() for name, buffer in owner.named_buffers(recurse=False)
-    ]
+def _restored(module: torch.nn.Module) -> Iterator[None]:
+    """Restores parameters, gradients, and buffers, also those that a state dict leaves out."""
+    buffers = [(each, *named) for each in module.modules() for named in each.named_buffers(recurse=False)]
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    tensors = [*module.parameters(), *(buffer for _, _, buffer in buffers)]
+    tensors = [*module.parameters(), *module.buffers()]
     values = [tensor.detach().clone() for tensor in tensors]
     try:
         yield
@@ -169,28 +161,15 @@ def _unchanged(module: torch.nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
-        for owner, name, buffer in buffers:  # a layer may have put another tensor in its place
+        for owner, name, buffer in buffers:  # a layer may have replaced the tensor
             setattr(owner, name, buffer)
         for parameter, gradient in gradients:
             parameter.grad = gradient
 
 
 @contextmanager
-def _own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers of the test's own; Lightning's `isolate_rng` puts nothing back after an exception."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)  # of dropout, and of a sampler that draws from the global generator
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
-@contextmanager
 def _batches(trainer: pl.Trainer, run: int) -> Iterator[Iterator[Batch]]:
-    """Endless batches of the training data; the iteration that the training goes through is not touched."""
+    """Repeats the training data without end; the iteration of the training itself is not changed."""
     loader = _loader(trainer)
     batch_sampler = getattr(loader, "batch_sampler", None)
     samplers = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
@@ -207,7 +186,7 @@ def _batches(trainer: pl.Trainer, run: int) -> Iterator[Iterator[Batch]]:
 
 def _loader(trainer: pl.Trainer) -> Any:
     if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
-        return data.train_dataloader()  # one more of them
+        return data.train_dataloader()  # a new one
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
     return trainer.train_dataloader

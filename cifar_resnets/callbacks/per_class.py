@@ -1,4 +1,4 @@
-"""The figures of each class after a test, on the console and as JSON."""
+"""The results of each class after an evaluation, on the console and as JSON."""
 
 from __future__ import annotations
 
@@ -15,37 +15,27 @@ from cifar_resnets.classifier import ImageClassifier
 
 
 class PerClassReport(pl.Callback):
-    """Prints a table of the classes after `test` and `validate`, and writes `test.json` or `val.json`.
-
-    Args:
-        run_dir: folder of the run.
-    """
+    """Prints a table of the classes after `test` and `validate`, and writes `test.json` or `val.json` in `run_dir`."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports the test images."""
-        self._report(trainer, pl_module, "test")
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports the validation images, but not in the middle of a fit."""
-        if trainer.state.fn == "validate":
-            self._report(trainer, pl_module, "val")
-
-    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(module, ImageClassifier)
-        if not trainer.is_global_zero:
+        """Reports the images of `validate` and `test`; not of a fit."""
+        if trainer.state.fn == "fit" or not trainer.is_global_zero:
             return
-        figures = module.evaluations[stage].to_dict(module.class_names)
-        report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": module.hparams["network"], **figures}
-        path = self.run_dir / f"{stage}.json"
-        path.write_text(json.dumps(report, indent=2) + "\n")
-        get_console().print(class_table(report))  # that of a bar, too, which makes room if it is still shown
+        assert isinstance(pl_module, ImageClassifier)
+        stage, network = "test" if trainer.testing else "val", pl_module.hparams["network"]
+        figures = pl_module.evaluations[stage].to_dict(pl_module.class_names)
+        report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network, **figures}
+        (self.run_dir / f"{stage}.json").write_text(json.dumps(report, indent=2) + "\n")
+        get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
+
+    on_test_end = on_validation_end
 
 
 def class_table(report: dict[str, Any]) -> Table:
-    """The table that the console shows."""
+    """Builds the table of the console."""
     title = {"test": "Test images", "val": "Validation images"}[report["stage"]]
     table = Table(title=title, title_justify="left")
     table.add_column("class", overflow="fold")

@@ -1,4 +1,4 @@
-"""The predictions of `predict` as a CSV file."""
+"""Writes predictions as CSV files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from cifar_resnets.classifier import ImageClassifier
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: a row an image, in the order of the data, with the probability of each class.
-
-    Args:
-        run_dir: folder of the run.
-    """
+    """Writes `predictions.csv`: a row for each image, in the order of the data, with the probability of each class."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(write_interval="epoch")
@@ -32,7 +28,7 @@ class PredictionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Called by Lightning with this rank's probabilities, a tensor (n, num_classes) a batch."""
+        """Gathers the probabilities of all ranks, a tensor (n, num_classes) for each batch, and writes them."""
         batches = in_data_order(trainer, [batch.cpu() for batch in predictions])
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
@@ -46,14 +42,7 @@ def write_csv(
     probabilities: Sequence[Sequence[float]],
     labels: Sequence[int] | None = None,
 ) -> None:
-    """Writes probabilities (n, num_classes) with the most probable class of each image, and its class if known.
-
-    Args:
-        path: of the file, which is replaced.
-        class_names: names of the classes.
-        probabilities: a row an image.
-        labels: of the images (n,); there is no column of them if not given.
-    """
+    """Writes the probabilities (n, num_classes) of images with their most probable and, if given, true classes (n,)."""
     known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -1,21 +1,22 @@
-"""When figures are made, and where they go: to TensorBoard under a tag, and to a PNG beside the logs."""
+"""Decides when figures are made, and publishes them: in TensorBoard under a tag, and as files beside the logs."""
 
 from __future__ import annotations
 
 import gc
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cifar_resnets.callbacks.progress import num_epochs
+from cifar_resnets.figures.gallery import Gallery
+from cifar_resnets.figures.render import to_image
 from cifar_resnets.support.atomic_file import replacing
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ TIMES = 10  # a run, if the user does not say how often: as many as TensorBoard 
 
 
 def is_due(trainer: pl.Trainer, every_n_epochs: int | None) -> bool:
-    """Whether figures are to be made after the validation that just ran.
+    """Returns whether figures are to be made after the validation that just ran.
+
+    Always after the last validation of a fit, and after `validate`; never after the sanity check.
 
     Args:
-        trainer: in a fit or another stage.
-        every_n_epochs: so often in a fit; ten times a run, evenly, if None. Where not every epoch is validated, after
-            the next one that is. Always after the last, and after `validate`; never after the sanity check.
+        trainer: in any stage.
+        every_n_epochs: epochs from one figure of a fit to the next, or to the next validation after that; ten times
+            a run, evenly, if None.
     """
     if trainer.state.fn != "fit":
         return True
@@ -42,35 +45,47 @@ def is_due(trainer: pl.Trainer, every_n_epochs: int | None) -> bool:
 
 
 def _epochs_between_validations(trainer: pl.Trainer) -> int:
-    """Rounded up; the interval may also be given in batches, over the ends of epochs."""
+    """Returns the validation interval in epochs, rounded up; it may be given in batches that span several epochs."""
     batches = trainer.val_check_batch or 1
     return trainer.check_val_every_n_epoch or max(1, math.ceil(batches / trainer.num_training_batches))
 
 
 def output_dir(trainer: pl.Trainer, run_dir: Path | None) -> Path | None:
-    """Where files go: the run's folder, or else the logger's; None without either. All ranks have to call it."""
+    """Returns the folder for files: the run's, or else the logger's, or None; all ranks have to call it."""
     if run_dir is None and trainer.loggers and (log_dir := trainer.log_dir):  # a broadcast
         return Path(log_dir)
     return run_dir
 
 
+def has_tensorboard(trainer: pl.Trainer) -> bool:
+    """Returns whether a picture would be seen in TensorBoard."""
+    return any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
+
+
 def publish(
-    trainer: pl.Trainer, folder: Path | None, tag: str, picture: Figure | Image.Image, step: int | None = None
+    trainer: pl.Trainer,
+    folder: Path | None,
+    tag: str,
+    picture: Figure | Image.Image,
+    step: int | None = None,
+    height: int = 0,
 ) -> None:
     """Shows a picture in TensorBoard, and writes it as `figures/<tag>.png`, which replaces an earlier one.
 
     Args:
-        trainer: whose loggers are used; only rank 0 may call this.
+        trainer: provides the loggers; only rank 0 may call this.
         folder: see `output_dir`; no file is written if None.
         tag: the name in TensorBoard, for example `val_confusion/matrix`.
         picture: a figure, or an RGB image.
         step: of the weights that it shows; the newest if not given.
+        height: least height of the image in TensorBoard, in pixels: the pictures of a tag should have one size.
     """
-    image = picture if isinstance(picture, Image.Image) else _drawn(picture)
+    image = picture if isinstance(picture, Image.Image) else to_image(picture)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             at = trainer.global_step if step is None else step
-            logger.experiment.add_image(tag, np.asarray(image), at, dataformats="HWC")
+            padded = ImageOps.expand(image, (0, 0, 0, max(0, height - image.height)), "white")
+            logger.experiment.add_image(tag, np.asarray(padded), at, dataformats="HWC")
     if folder is not None:
         path = folder / "figures" / f"{tag.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,12 +93,32 @@ def publish(
             image.save(file, "PNG")
 
 
+def write_gallery(path: Path, gallery: Gallery, layers: Iterable[str], method: str) -> None:
+    """Writes `gallery.npz`: a gallery with its heatmaps, and the layers and the method that these are of."""
+    heat = np.zeros((0, 2, *gallery.images.shape[1:3])) if gallery.heat is None else gallery.heat
+    write_arrays(
+        path,
+        **gallery.columns(),
+        heat_predicted=heat[:, 0].astype(np.float16),
+        heat_true=heat[:, 1].astype(np.float16),
+        layer=np.array("" if gallery.heat is None else ", ".join(layers)),
+        method=np.array(method),
+    )
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Writes a compressed .npz file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
 @contextmanager
 def garbage_collected() -> Iterator[None]:
-    """Frees at the end of the block what was made in it and refers to itself, as figures do.
+    """Frees objects in reference cycles, such as figures, at the end of the block.
 
-    Python would look for it many epochs later, and a search through all objects takes half a second: with the collector
-    off until then, what is young is hardly more than what the block has made.
+    Python would collect them many epochs later, and a full collection takes half a second. With the collector disabled
+    in the block, its youngest generation is little more than what the block has made.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -93,15 +128,3 @@ def garbage_collected() -> Iterator[None]:
         gc.collect(0)
         if was_enabled:
             gc.enable()
-
-
-def _drawn(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of import
-
-    # without pyplot nothing keeps the figure
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class' name: it is a box
-        canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]  # of matplotlib
-    return Image.fromarray(np.asarray(pixels)).convert("RGB")

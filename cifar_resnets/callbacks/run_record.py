@@ -1,4 +1,4 @@
-"""What is needed to repeat a run, kept beside its logs."""
+"""Records how to repeat a run: config.yaml, run.json and the hparams tab of TensorBoard."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PACKAGES = (
 # TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
 # `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
 COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")
-# five parameters are shown first: by name those that are said to differ, then the others
+# TensorBoard shows five parameters at first: those that are marked as differing, by name, then the others
 FIRST = ("lr", "max_epochs", "network", "schedule", "seed")
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes `config.yaml`, everything resolved, beside the logs.
+    """Writes `config.yaml` with all keys and their values, and logs the hyperparameters at the start of a run.
 
-    The hparams tab of TensorBoard shows the run from its start, with the newest of its figures.
+    TensorBoard's hparams tab then shows the run from its start, with its newest figures.
 
     Args:
         run_dir: folder of the run.
@@ -57,14 +57,14 @@ class RunRecord(SaveConfigCallback):
         self.run_dir = run_dir
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Called by Lightning once, on rank 0, when the data have been read."""
+        """Writes the file; Lightning calls this once, on rank 0, after the data were read."""
         self._save()
         if stage != "fit":
             self._show(trainer, pl_module, stage)
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Shows the run with the rates that it is trained with: LRFinder, which comes before, may have found them."""
+        """Writes the file and logs the hyperparameters with the rates that LRFinder, called before, may have found."""
         assert isinstance(pl_module, ImageClassifier)
         self.config.model.lr = pl_module.hparams["lr"]
         self.config.model.schedule = pl_module.hparams["schedule"]
@@ -87,12 +87,12 @@ class RunRecord(SaveConfigCallback):
 
 
 def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
-    """Writes `run.json`: how a run was started, and each time that it was resumed.
+    """Writes `run.json`: how a run was started, and how it was resumed each time.
 
     Args:
         run_dir: folder of the run.
-        more: what else is to be remembered, in primitives; of the first start.
-        checkpoint: from which the run goes on, or None.
+        more: other values to record at the first start, in primitives.
+        checkpoint: from which the run is resumed, or None.
 
     Raises:
         OSError: when it cannot be written.
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def run_record() -> dict[str, Any]:
-    """Command, time, versions and git state, in primitives."""
+    """Returns command, time, versions and git state, in primitives."""
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -128,7 +128,7 @@ def run_record() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and changed files of the repository that tracks the folder; None where none does."""
+    """Returns commit and changed files of the repository that tracks a folder; None if there is none."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]
@@ -143,7 +143,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def flat_parameters(trainer: pl.Trainer, module: ImageClassifier) -> dict[str, bool | int | float | str]:
-    """What distinguishes one run from another, as one level of names and plain values."""
+    """Returns the hyperparameters of a run as a flat dict of primitives."""
     values = {key: value for key, value in module.hparams.items() if key != "class_names"}
     values |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "precision": trainer.precision}
     if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
@@ -166,11 +166,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
 
 
 def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) -> None:
-    from torch.utils.tensorboard.summary import hparams  # a hundred modules that `--help` need not import
+    from torch.utils.tensorboard.summary import hparams  # a hundred modules, which `--help` does without
 
-    # TensorBoardLogger.log_hyperparams would log a first value of each metric, made up, at step 0
-    logger.hparams.update(parameters)  # for hparams.yaml, which the logger writes
-    writer = logger.experiment._get_file_writer()  # as TensorBoardLogger.log_hyperparams does
+    # TensorBoardLogger.log_hyperparams would log an invented value of each metric at step 0
+    logger.hparams.update(parameters)  # the logger writes them to hparams.yaml
+    # private in torch; TensorBoardLogger.log_hyperparams uses it, too;
+    # tests/callbacks/test_run_record.py reads the tab
+    writer = logger.experiment._get_file_writer()
     summaries = hparams(parameters, dict.fromkeys(COMPARED, 0.0))  # type: ignore[no-untyped-call]  # of torch
     _put_first(summaries[0].value[0].metadata.plugin_data, FIRST)
     for summary in summaries:

@@ -1,4 +1,4 @@
-"""The buffers of rank 0 on all ranks before each evaluation and each checkpoint."""
+"""Copies the buffers of rank 0 to all ranks before each evaluation and each checkpoint."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from cifar_resnets.distributed.collectives import world_size
 
 
 class AgreeingBuffers(pl.Callback):
-    """Gives all ranks the buffers of rank 0 before each evaluation and each checkpoint; nothing on one rank.
+    """Copies the buffers of rank 0 to all ranks before each evaluation and each checkpoint.
 
     Without synchronised batch norm, each rank averages the statistics of its own images, until DistributedDataParallel
-    sends those of rank 0 to all in a later forward. Here they are sent earlier, in one message, which changes no bit of
-    the training. Averages over the ranks would: a run would depend on when it was saved and evaluated.
+    broadcasts those of rank 0 in the next forward. Broadcasting them earlier changes no bit of the training. Averages
+    over the ranks would: a run would depend on when it was saved and evaluated.
     """
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Before a validation, also one within a fit, and the sanity check."""
+        """Copies the buffers, also for a validation within a fit and for the sanity check."""
         share_buffers(pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Before a test."""
+        """Copies the buffers."""
         share_buffers(pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Before a prediction."""
+        """Copies the buffers."""
         share_buffers(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Before a checkpoint is written; not one of weights alone, which Lightning tells no callback of."""
+        """Copies the buffers; Lightning does not call this hook for a checkpoint of weights alone."""
         share_buffers(pl_module)
 
 
@@ -50,5 +50,5 @@ def share_buffers(module: nn.Module) -> None:
     received = torch.split(message, [len(part) for part in parts])
     with torch.no_grad():
         for buffer, part in zip(buffers, received, strict=True):
-            # a clone, because the place in the message is no multiple of the type's size
+            # a clone, because its offset in the message may be no multiple of the type's size
             buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))

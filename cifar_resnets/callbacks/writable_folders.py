@@ -1,4 +1,4 @@
-"""Folders that turn out not to be writable before the first step, not after hours."""
+"""Checks before the first step that all folders of a run can be written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cifar_resnets.runs.run_dir import check_writable
 
 
 class WritableFolders(pl.Callback):
-    """Writes a file of no length to each folder that a fit will write to, before the first step.
+    """Writes a trial file to each folder that a fit will write to, before the first step.
 
     Args:
         run_dir: folder of the run.
@@ -24,7 +24,7 @@ class WritableFolders(pl.Callback):
         self.run_dir = run_dir
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tries the folders."""
+        """Checks the folders."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         keys = {self.run_dir: "trainer.default_root_dir"}

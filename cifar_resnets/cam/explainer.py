@@ -1,4 +1,4 @@
-"""Where a network looks: heatmaps by one method at chosen layers, and what the hottest unit sees of an image."""
+"""Explains predictions: heatmaps at chosen layers, and the part of an image that the hottest unit sees."""
 
 from __future__ import annotations
 
@@ -7,113 +7,113 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from cifar_resnets.cam.feature_maps import Layout, check_found, check_layers, choose_layer, tapped
+from cifar_resnets.cam.feature_maps import check_layers, choose_layer, map_sizes
 from cifar_resnets.cam.gradcam import heatmaps
-from cifar_resnets.evaluation.mistakes import Samples, classified
+from cifar_resnets.errors import ConfigurationError, one_line
+from cifar_resnets.evaluation.mistakes import CHUNK, Samples
 from cifar_resnets.receptive_field.effective import follow_layers
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
-from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
+from cifar_resnets.support.sandbox import like_network, plain_network
 
-__all__ = ["Attention", "hottest_fields", "map_size", "reclassified"]
-
-CHUNK = 32  # images at once
+Floats = NDArray[np.float32]
 
 
-class Attention:
-    """How heatmaps of a network are made.
+class Explainer:
+    """Computes where a network looked for the predicted and for the true class of images.
 
     Args:
-        network: a classifier; it is left as it was.
-        images: normalised images (n, c, h, w) of the size of those that the heatmaps will be of.
-        method: a name of `METHODS`.
-        layers: names of the network's modules; the last that still shows where something is, if not given.
-        receptive_field: whether the field of the hottest unit is wanted, in the last of the layers.
+        method: a name in `METHODS`.
+        layers: names of the network's modules, over which heatmaps are averaged; `choose_layer` chooses if not given.
+        receptive_field: whether to find what the hottest unit sees, in the last of the layers.
 
-    Raises:
-        ConfigurationError: when there is no such layer, it returns no feature map, or its field cannot be followed.
+    Attributes:
+        sizes: height and width of each layer's feature map, by its name; empty until layers are chosen.
+        problem: why there are no heatmaps; empty if nothing is wrong.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        method: str = "gradcam",
-        layers: Sequence[str] | None = None,
-        receptive_field: bool = False,
+        self, method: str = "gradcam", layers: Sequence[str] | None = None, receptive_field: bool = False
     ) -> None:
-        self.method = method
-        names = [choose_layer(network, images)] if layers is None else layers
-        self.layers = check_layers(plain_network(network), names)
-        self.sizes = {name: map_size(network, images[:1], name) for name in self.layers}
-        self.features: Features | None = None
-        if receptive_field:
-            last = self.layers[-1]
+        self.method, self.layers, self.receptive_field = method, layers, receptive_field
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.problem = ""
+        self._features: Features | None = None
+
+    @property
+    def note(self) -> str:
+        """The method, and the layers with the sizes of their feature maps; empty until layers are chosen."""
+        layers = [f"{name} ({height}x{width})" for name, (height, width) in self.sizes.items()]
+        return f"{self.method} at {', '.join(layers)}" if layers else ""
+
+    def prepare(self, network: nn.Module, size: Sequence[int]) -> None:
+        """Chooses the layers for images of a size (c, h, w) before there are samples; the network is left as it was.
+
+        Raises:
+            ConfigurationError: when a layer that was asked for is not there or returns no feature map, or when its
+                receptive field was asked for and cannot be followed.
+        """
+        try:
+            self._choose(network, size)
+        except ConfigurationError as error:
+            if self.layers is not None or self.receptive_field:
+                raise
+            self.problem = one_line(error)
+
+    def explain(self, network: nn.Module, samples: Samples) -> tuple[Floats | None, NDArray[np.float64] | None]:
+        """Computes heatmaps for the predicted and for the true class of each sample; the network is left as it was.
+
+        Nothing is raised for a network or a device that fails: `problem` says why there are no heatmaps, and no more
+        are tried.
+
+        Returns:
+            Heatmaps (n, 2, h, w) from 0 to 1, and `hottest_fields` (n, 4) for the predicted class if they are wanted;
+            None where there are none.
+        """
+        if self.problem or not len(samples):
+            return None, None
+        try:
+            if not self.sizes:
+                self._choose(network, samples.images.shape[1:])
+            heat = self._heat(network, samples)
+        except (ValueError, RuntimeError) as error:
+            self.problem = one_line(error)
+            return None, None
+        return heat, None if self._features is None else hottest_fields(heat[:, 0], self._features)
+
+    def _choose(self, network: nn.Module, size: Sequence[int]) -> None:
+        network = plain_network(network)
+        # not zeros, on which units may be dead; from a generator of its own
+        images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        images = like_network(network, images)
+        layers = check_layers(network, [choose_layer(network, images)] if self.layers is None else self.layers)
+        sizes = map_sizes(network, images, layers)
+        if self.receptive_field:
             with torch.compiler.set_stance("force_eager"):
-                self.features = follow_layers(plain_network(network), images.shape[1:], [last])[last]
+                self._features = follow_layers(network, size, layers[-1:])[layers[-1]]
+        self.sizes = sizes
 
-    def __str__(self) -> str:
-        layers = ", ".join(f"{name} ({height}x{width})" for name, (height, width) in self.sizes.items())
-        return f"{self.method} at {layers}"
-
-    def heat(self, network: nn.Module, images: Tensor, classes: Tensor) -> NDArray[np.float32]:
-        """Heatmaps from 0 to 1 (n, k, h, w) of images (n, c, h, w) for k classes each, int64 (n, k)."""
-        parts = [(images[i : i + CHUNK], classes[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
-        maps = [heatmaps(network, *part, method=self.method, layers=self.layers) for part in parts]
-        heat: NDArray[np.float32] = torch.cat(maps).numpy()
+    def _heat(self, network: nn.Module, samples: Samples) -> Floats:
+        images = like_network(plain_network(network), samples.images)
+        classes = torch.stack([samples.predicted, samples.labels], dim=1)
+        parts = zip(torch.split(images, CHUNK), torch.split(classes, CHUNK), strict=True)
+        maps = [heatmaps(network, *part, method=self.method, layers=list(self.sizes)) for part in parts]
+        heat: Floats = torch.cat(maps).numpy()
         return heat
 
-    def fields(self, heat: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """What the hottest unit of each heatmap (n, h, w) sees, see `hottest_fields`; None if it is not wanted."""
-        return None if self.features is None else hottest_fields(heat, self.features)
 
-
-def map_size(network: nn.Module, images: Tensor, layer: str) -> tuple[int, int]:
-    """Height and width, in units, of a layer's feature map of images (n, c, h, w).
-
-    Raises:
-        ConfigurationError: when it returns none.
-    """
-    network = plain_network(network)
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
-        sizes[name] = layout.height, layout.width
-        return tensor
-
-    with sandboxed(network, images), tapped(network, [layer], visit):
-        network(like_network(network, images))
-        check_found(network, [layer], sizes)
-    return sizes[layer]
-
-
-def reclassified(network: nn.Module, samples: Samples) -> Samples:
-    """What a network says of samples on the CPU now; it is left as it was."""
-    network = plain_network(network)
-    with sandboxed(network, samples.images), torch.no_grad():
-        parts = [samples.images[i : i + CHUNK] for i in range(0, len(samples), CHUNK)]
-        logits = [network(like_network(network, images)).cpu() for images in parts]
-    return classified(samples.images, samples.labels, torch.cat(logits), samples.index)
-
-
-def hottest_fields(heat: NDArray[np.float32], features: Features) -> NDArray[np.float64]:
-    """The receptive field of the unit below the hottest pixel of each heatmap.
-
-    Args:
-        heat: (n, h, w), as large as the images.
-        features: of the layer, see `follow_layers`.
+def hottest_fields(heat: Floats, features: Features) -> NDArray[np.float64]:
+    """Finds the receptive field of the unit below the hottest pixel of each heatmap (n, h, w).
 
     Returns:
         First row, first column, last row and last column (n, 4) in pixels; a field may reach beyond the image.
     """
     num, *sides = heat.shape
     pixels = np.unravel_index(heat.reshape(num, -1).argmax(axis=1), sides)
-    axes = [features.axes[name] for name in (HEIGHT, WIDTH)]
     fields = []
-    for axis, side, hottest in zip(axes, sides, pixels, strict=True):
-        units = ((hottest + 0.5) * axis.size / side).astype(int)
-        fields.append([axis.at(unit) for unit in units.tolist()])
-    rows, columns = fields
-    boxes = [(row.low, column.low, row.high, column.high) for row, column in zip(rows, columns, strict=True)]
+    for name, side, hottest in zip((HEIGHT, WIDTH), sides, pixels, strict=True):
+        axis = features.axes[name]
+        fields.append([axis.at(unit) for unit in ((hottest + 0.5) * axis.size / side).astype(int).tolist()])
+    boxes = [(row.low, column.low, row.high, column.high) for row, column in zip(*fields, strict=True)]
     return np.array(boxes, np.float64).reshape(num, 4)

@@ -1,42 +1,28 @@
-"""Feature maps inside a network: taking them from its modules, and choosing the module whose map shows most."""
+"""Feature maps inside a network: reads them from its modules, and chooses the module for heatmaps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cifar_resnets.cam.tensor_layout import Layout, LayoutFinder
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.receptive_field.effective import stages
 from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
-from cifar_resnets.support.tensor_layout import Layout, LayoutFinder, stages
 
-__all__ = [
-    "Layout",
-    "check_classes",
-    "check_found",
-    "check_layers",
-    "choose_layer",
-    "gradients_of",
-    "logits_of",
-    "tapped",
-]
-
-
-Visit = Callable[[str, Tensor, Layout], Tensor]
+Visit = Callable[[str, Tensor, Layout], Tensor]  # of a module's name, the tensor that it returned, and its layout
+Maps = dict[str, tuple[Tensor, Layout]]  # by the module's name, in the order in which they run
 
 
 @contextmanager
 def tapped(network: nn.Module, names: Iterable[str], visit: Visit) -> Iterator[None]:
-    """Lets a function exchange the feature maps that modules return.
+    """Replaces the feature maps that modules return by what `visit` returns, within the block.
 
-    Args:
-        network: any.
-        names: of its modules. Those that return no map are left alone, or several maps at once.
-        visit: is called with the module's name, the tensor it returned and its layout; returns what takes its place.
+    Modules that return no map, or several, are left alone.
     """
     finder = LayoutFinder(network)
     handles = [network.register_forward_pre_hook(lambda _, inputs: finder.see(inputs[0]))]
@@ -62,30 +48,19 @@ def _tap(name: str, finder: LayoutFinder, visit: Visit) -> Callable[..., Any]:
     return exchange
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    name: str
-    tensor: Tensor
-    layout: Layout
-
-    @property
-    def smaller_side(self) -> int:
-        return min(self.layout.height, self.layout.width)
-
-
 def choose_layer(network: nn.Module, images: Tensor, min_size: int = 8) -> str:
     """Chooses the layer for heatmaps: the last whose feature map is still large enough to show where something is.
 
-    Of timm's networks one of the stages that `feature_info` names is chosen, of others one of the modules that all
-    goes through, so that nothing of an image goes round it by a shortcut.
+    In timm's networks it is one of the stages that `feature_info` names; in others a module that no shortcut bypasses,
+    so that its map depends on the whole image.
 
     Args:
         network: a classifier; it is left as it was.
-        images: normalised images (n, 3, h, w), one or more of those that the heatmaps will be of.
-        min_size: height and width that the map should have, in units.
+        images: normalised images (n, 3, h, w), one or more, of the size of those to be explained.
+        min_size: least height and width of the map, in units.
 
     Returns:
-        Name of the module. If no map is that large: of the largest, and of equals the last.
+        Name of the module; if no map is that large, that of the largest, of equally large ones the last.
 
     Raises:
         ConfigurationError: when there is no image, or the network has no feature map that its logits depend on.
@@ -99,21 +74,37 @@ def choose_layer(network: nn.Module, images: Tensor, min_size: int = 8) -> str:
         score, found = _usable_maps(network, probe, [name for name in names if name in stages(network)])
         if not found:
             score, found = _usable_maps(network, probe, names)
-            found = _on_trunk(found, score)
+            bottlenecks = _bottlenecks(score.grad_fn)
+            found = {name: each for name, each in found.items() if each[0].grad_fn in bottlenecks} or found
     if not found:
         raise ConfigurationError(
             f"layers: {type(network).__name__} has no feature map of height and width that its logits depend on"
         )
-    large = [each for each in found if each.smaller_side >= min_size]
-    return (large or sorted(found, key=lambda each: each.layout.height * each.layout.width))[-1].name
+    large = [name for name, (_, layout) in found.items() if min(layout.height, layout.width) >= min_size]
+    return (large or sorted(found, key=lambda name: found[name][1].height * found[name][1].width))[-1]
+
+
+def map_sizes(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Returns height and width, in units, of the feature map of each layer for images (n, c, h, w).
+
+    Raises:
+        ConfigurationError: when a layer returns none.
+    """
+    network = plain_network(network)
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
+        sizes[name] = layout.height, layout.width
+        return tensor
+
+    with sandboxed(network, images), tapped(network, layers, visit):
+        network(like_network(network, images))
+    check_found(network, layers, sizes)
+    return {name: sizes[name] for name in layers}
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Runs a network; logits (n, num_classes).
-
-    Raises:
-        ConfigurationError: when it returns something else.
-    """
+    """Returns a network's logits (n, num_classes); raises ConfigurationError when it returns something else."""
     logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -122,10 +113,10 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def gradients_of(score: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """Gradients of a number with respect to the maps of some layers; its graph is kept.
+    """Computes the gradients of a score with respect to the maps of some layers; the graph is kept.
 
     Raises:
-        ConfigurationError: when it does not depend on one of them.
+        ConfigurationError: when the score does not depend on one of them.
     """
     found: Sequence[Tensor | None] = [None] * len(features)
     if score.requires_grad:
@@ -136,11 +127,12 @@ def gradients_of(score: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def check_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """The layers that a user names, each once.
+    """Returns the layers that a user names, without repetitions.
 
     Raises:
         ConfigurationError: when there is none, or the network does not have one of them.
     """
+    network = plain_network(network)
     names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     known = {name for name, _ in network.named_modules()}
     if unknown := [name for name in names if name not in known]:
@@ -151,7 +143,7 @@ def check_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
 
 
 def check_found(network: nn.Module, layers: Sequence[str], found: Container[str]) -> None:
-    """Raises ConfigurationError when a layer did not return a feature map."""
+    """Raises ConfigurationError if a layer did not return a feature map."""
     if missing := [name for name in layers if name not in found]:
         raise ConfigurationError(
             f"layers: {', '.join(missing)} of {type(network).__name__} returns no feature map of height and width"
@@ -159,44 +151,37 @@ def check_found(network: nn.Module, layers: Sequence[str], found: Container[str]
 
 
 def check_classes(classes: Tensor, logits: Tensor) -> None:
-    """Raises ConfigurationError when there is no logit of a class."""
+    """Raises ConfigurationError if there is no logit of a class."""
     num_classes = logits.shape[1]
     if unknown := sorted({label for label in classes.flatten().tolist() if not 0 <= label < num_classes}):
         shown = ", ".join(map(str, unknown[:5]))
         raise ConfigurationError(f"classes: {shown} is not allowed, the network has the classes 0 to {num_classes - 1}")
 
 
-def _usable_maps(network: nn.Module, image: Tensor, names: Sequence[str]) -> tuple[Tensor, list[_Found]]:
-    """An image's largest logit, and the maps from modules that it depends on, in the order in which they run."""
-    found: dict[str, _Found] = {}
+def _usable_maps(network: nn.Module, image: Tensor, names: Sequence[str]) -> tuple[Tensor, Maps]:
+    """Returns an image's largest logit, and the maps that it depends on."""
+    found: Maps = {}
 
     def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
-        found.pop(name, None)  # of a module that runs twice, the last
+        found.pop(name, None)  # of a module that runs twice the last map counts
         passed_on = tensor.clone()  # a module may also use the map itself, and pass on another: EfficientViM
         if tensor.requires_grad:
-            found[name] = _Found(name, passed_on, layout)
+            found[name] = passed_on, layout
         return passed_on.clone()  # what comes next may work in place
 
     with tapped(network, names, visit):
         score = logits_of(network, image.clone()).amax()
-        maps = list(found.values())
-        if not maps or not score.requires_grad:
-            return score, []
-        gradients = torch.autograd.grad(score, [each.tensor for each in maps], allow_unused=True)
-    reached = [(each, gradient) for each, gradient in zip(maps, gradients, strict=True) if gradient is not None]
-    # the class token is all that is left of the last block of a ViT: its map gets a gradient, but of zeros
-    moved = [each for each, gradient in reached if each.layout.take(gradient).any()]
-    return score, moved or [each for each, _ in reached]
-
-
-def _on_trunk(maps: list[_Found], score: Tensor) -> list[_Found]:
-    """Those maps that the whole image goes through on its way to the score; all if there is none."""
-    nodes = _bottlenecks(score.grad_fn)
-    return [each for each in maps if each.tensor.grad_fn in nodes] or maps
+        if not found or not score.requires_grad:
+            return score, {}
+        gradients = torch.autograd.grad(score, [tensor for tensor, _ in found.values()], allow_unused=True)
+    reached = {name: each for name, each in zip(found, gradients, strict=True) if each is not None}
+    # a ViT classifies by the class token: the rest of its last map gets a gradient of zeros
+    used = [name for name, gradient in reached.items() if found[name][1].take(gradient).any()]
+    return score, {name: found[name] for name in used or reached}
 
 
 def _bottlenecks(root: Any) -> set[Any]:
-    """The nodes of a graph of autograd that every path from its root to its leaves goes through."""
+    """Returns the nodes of an autograd graph that every path from its root to its leaves goes through."""
     num_incoming = {root: 0}
     stack = [root]
     while stack:

@@ -1,7 +1,7 @@
-"""Heatmaps by the methods of the package pytorch-grad-cam, without what it does to a network.
+"""Computes heatmaps by the methods of the package pytorch-grad-cam, without its side effects.
 
 The package switches a network to evaluation for good, gives every parameter a gradient, fails on frozen layers and in
-bfloat16, and its progress bars cannot be turned off. Here it works in silence on a copy that is thrown away.
+bfloat16, and its progress bars cannot be turned off. Here it works on a copy that is discarded, without the bars.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_resnets.cam.feature_maps import check_classes, check_found, gradients_of, logits_of, tapped
+from cifar_resnets.cam.tensor_layout import Layout
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.support.tensor_layout import Layout
-
-__all__ = ["LIBRARY_METHODS", "library_maps"]
 
 # its usual names, and its classes; not those that take no layer, draw random weights, or combine other methods
 LIBRARY_METHODS = {
@@ -43,14 +41,10 @@ LIBRARY_METHODS = {
 
 
 class TappedCopy(nn.Module):
-    """A copy of a network in float32 whose feature maps go, as (n, c, h, w), through modules of their own.
+    """A copy of a network in float32 that passes feature maps, as (n, c, h, w), through extra modules.
 
-    The library is given these modules: it knows neither layouts, nor tuples, nor modules that run twice, of which the
-    last run counts, and it would see what a network does to a map in place.
-
-    Args:
-        network: that is copied.
-        names: of its modules.
+    The library hooks these modules: it handles neither other layouts, nor tuples, nor modules that run twice (here the
+    last run counts), nor maps that are changed in place.
 
     Raises:
         ConfigurationError: when the network cannot be copied.
@@ -70,7 +64,7 @@ class TappedCopy(nn.Module):
 
         def visit(name: str, tensor: Tensor, layout: Layout) -> Tensor:
             runs[name] += 1
-            if runs[name] < self.num_runs[name]:  # known from the first forward pass
+            if runs[name] < self.num_runs[name]:  # counted in the first forward pass
                 return tensor
             features = self.taps[self.names.index(name)](layout.take(tensor.clone()))
             if not self.num_runs:
@@ -85,20 +79,9 @@ class TappedCopy(nn.Module):
 
 
 def library_maps(method: str, network: nn.Module, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Tensor:
-    """Heatmaps by one of the library's methods.
+    """Computes heatmaps by one of the library's methods; zeros for images whose logits are not finite.
 
-    Args:
-        method: a key of `LIBRARY_METHODS`.
-        network: a classifier, sandboxed.
-        images: (n, 3, h, w), on its device.
-        classes: int64 (n, k).
-        layers: names of its modules.
-
-    Returns:
-        Heatmaps (n, k, h, w) from 0 to 1 in float32 on the CPU; zeros for images whose logits are not finite.
-
-    Raises:
-        ConfigurationError: see `heatmaps`.
+    The network is sandboxed, and the images are on its device; see `heatmaps` for the rest.
     """
     images = images.float()
     twin = TappedCopy(network, layers)
@@ -106,8 +89,8 @@ def library_maps(method: str, network: nn.Module, images: Tensor, classes: Tenso
     check_found(network, layers, twin.features)
     check_classes(classes, logits)
     gradients_of(logits.sum(), twin.features)
-    in_order = [twin.taps[twin.names.index(name)] for name in twin.features]  # as the library has to be given them
-    twin.features.clear()  # or the graph stays
+    in_order = [twin.taps[twin.names.index(name)] for name in twin.features]  # the order that the library expects
+    twin.features.clear()  # frees the graph
     maps = torch.zeros(*classes.shape, *images.shape[-2:])
     finite = logits.detach().isfinite().all(dim=1)
     if finite.any():
@@ -121,7 +104,7 @@ def library_maps(method: str, network: nn.Module, images: Tensor, classes: Tenso
 def _float32_copy(network: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(network).float()
-    except (RuntimeError, TypeError) as error:  # it holds a lock, or a tensor with a graph
+    except (RuntimeError, TypeError) as error:  # for example it holds a lock, or a tensor with a graph
         reason = str(error).partition("\n")[0]
         message = f"network: cannot be copied, give the method gradcam, which needs no copy: {reason}"
         raise ConfigurationError(message) from error
@@ -133,16 +116,16 @@ def _float32_copy(network: nn.Module) -> nn.Module:
 def _cam(method: str, twin: TappedCopy, taps: list[nn.Module]) -> Any:
     import pytorch_grad_cam as library  # type: ignore[import-untyped]  # seconds of import
 
-    # the default is one object for all, which would keep the activations
+    # the default is a shared object, which would keep the activations
     options = {"ablation_layer": library.AblationLayer()} if method == "ablationcam" else {}
     return getattr(library, LIBRARY_METHODS[method])(twin, taps, **options)
 
 
 def _run(cam: Any, method: str, images: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Heatmaps (n, h, w) of a class (n,) for each image."""
+    """Computes heatmaps (n, h, w) of a class (n,) for each image."""
     if method != "finercam":
         return torch.from_numpy(cam(images, [itemgetter(label) for label in classes.tolist()]))
-    others = list(range(1, min(4, num_classes)))  # the most similar classes, from the first on
+    others = list(range(1, min(4, num_classes)))  # ranks of the most similar classes
     pairs = zip(images, classes.tolist(), strict=True)
     maps = [cam(image[None], comparison_categories=others, target_idx=label)[0] for image, label in pairs]
     return torch.from_numpy(np.stack(maps))

@@ -1,4 +1,4 @@
-"""What a command line says, before and after it is parsed: checkpoints, recipes, keys that are misspelt."""
+"""Arguments that come from a checkpoint, and class paths of former versions among those that the user gives."""
 
 from __future__ import annotations
 
@@ -8,30 +8,76 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from jsonargparse import get_loader
+
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
+from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
+from cifar_resnets.runs.resume import Start
+from cifar_resnets.support.former_names import current_names
 
 NEED_CHECKPOINT = ("validate", "test", "predict")
 OWN_CLASSES = "cifar_resnets."
+_load_yaml = get_loader("yaml")
 
 
-def given_checkpoint(args: Sequence[str]) -> dict[str, Any] | None:
-    """Reads the checkpoint that an evaluation is given, whose command line begins with the subcommand.
+def load_recipe(text: str) -> Any:
+    """Loads YAML as jsonargparse does, with the class paths of today; see `jsonargparse.set_loader`."""
+    return current_names(_load_yaml(text))
+
+
+def given_checkpoint(args: Sequence[str]) -> Start:
+    """Reads the checkpoint of an evaluation; there is none in the result for other subcommands.
+
+    Args:
+        args: the command line, the subcommand first.
 
     Raises:
-        ConfigurationError: when there is none.
-        CheckpointError: when it is missing or cannot be read.
+        ConfigurationError: when an evaluation is given none.
+        CheckpointError: when it is missing, or was not written by `fit`.
     """
-    if args[0] not in NEED_CHECKPOINT:
-        return None
-    path = _value_of(args, "--ckpt_path")
-    if path is None and not {"-h", "--help"} & set(args):
+    path = _value_of(args, "--ckpt_path") if args[0] in NEED_CHECKPOINT else None
+    if path is not None:
+        return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
+    if args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
         raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")
-    return None if path is None else read_checkpoint(path)
+    return Start()
+
+
+def read_evaluable(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint for an evaluation.
+
+    Raises:
+        CheckpointError: when it is missing, damaged, or was not written by `fit`.
+    """
+    try:
+        return read_checkpoint_file(path, EVALUATE)
+    except CheckpointError as error:
+        raise CheckpointError(f"--ckpt_path: {error}") from error
+
+
+def check_fits(checkpoint: Mapping[str, Any], model: torch.nn.Module, hparams: Mapping[str, Any]) -> None:
+    """Compares names and shapes of a checkpoint's tensors with those of the model.
+
+    Raises:
+        CheckpointError: when they differ, in one line; Lightning would list every tensor.
+    """
+    if _shapes(checkpoint["state_dict"]) != _shapes(model.state_dict()):
+        both = checkpoint["hyper_parameters"], hparams
+        has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
+        raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}")
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, "shape", None) for name, value in state.items()}
 
 
 def on_top_of(checkpoint: Mapping[str, Any], args: Sequence[str]) -> list[str]:
-    """Puts what the checkpoint of an evaluation says about network and data before what the user says.
+    """Inserts a checkpoint's network and data before the user's arguments, which override them.
+
+    Args:
+        checkpoint: of an evaluation.
+        args: the command line, the subcommand first.
 
     Raises:
         CheckpointError: when it names a class of another package that the user does not name: its module would be
@@ -48,21 +94,6 @@ def on_top_of(checkpoint: Mapping[str, Any], args: Sequence[str]) -> list[str]:
     return [args[0], "--config", json.dumps({"model": model, "data": data}), *args[1:]]
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Reads a checkpoint written by `fit`: tensors and primitives, no code.
-
-    Raises:
-        CheckpointError: when it is missing, damaged, or something else.
-    """
-    try:
-        checkpoint = read_checkpoint_file(Path(path))
-    except CheckpointError as error:
-        raise CheckpointError(f"--ckpt_path: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "data", "state_dict"} <= checkpoint.keys():
-        raise CheckpointError(f"--ckpt_path: {path} was not written by `cifar-resnets fit`")
-    return checkpoint
-
-
 def _value_of(args: Sequence[str], key: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(key, dest="value")
@@ -71,11 +102,8 @@ def _value_of(args: Sequence[str], key: str) -> str | None:
 
 
 def _class_paths(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            yield value["class_path"]
-        for item in value.values():
-            yield from _class_paths(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _class_paths(item)
+    if isinstance(value, Mapping) and "class_path" in value:
+        yield value["class_path"]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for item in items:
+        yield from _class_paths(item)

@@ -1,13 +1,12 @@
-"""`cifar-resnets collect`: runs that differ only in their seed, a row each group; neither torch nor Lightning.
+"""`cifar-resnets collect`: a table with one row for the runs that differ only in their seed; imports no torch.
 
-Two runs are of one group if they have the same name and the same configuration, but for their seed and for what
-`comparable_settings` leaves out; the newest run of a seed counts.
+Runs belong to one group if they have the same name and the same configuration, except for the seed and the keys that
+`comparable_settings` leaves out; of several runs with one seed, the newest counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import errno
 import io
 import json
@@ -25,8 +24,10 @@ from rich.text import Text
 
 from cifar_resnets.cli.parser import CommandParser
 from cifar_resnets.errors import DataError
+from cifar_resnets.results.run_folder import natural_order
 from cifar_resnets.results.seed_groups import Group, group_runs
-from cifar_resnets.results.trained_runs import TrainedRun, find_runs, in_order
+from cifar_resnets.results.trained_runs import TrainedRun, find_runs
+from cifar_resnets.support.text import csv_text, markdown_table, printable
 
 EXAMPLES = """
   cifar-resnets collect
@@ -42,7 +43,7 @@ WIDE = 120  # columns of a terminal from which name, network and settings have c
 MISSING = "-"
 FIGURES = ("test_mean", "test_std", "test_low", "test_high", "test_min", "test_max", "val_mean")
 COLUMNS = ("name", "network", "settings", "seeds", "seeds_without_result", *FIGURES)
-# what is sorted by, the best first; what has no figure comes last
+# sort keys: the best group comes first, a group without the figure last
 SORTS: dict[str, Callable[[Group], Any]] = {
     "name": lambda group: 0,
     "test": lambda group: -group.test.mean if group.test else math.inf,
@@ -53,47 +54,34 @@ SORTS: dict[str, Callable[[Group], Any]] = {
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for what the user got wrong.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     options = _parser().parse_args(args[1:])
     runs = collect(options.folders)
     groups = sorted(group_runs(runs), key=lambda group: (SORTS[options.sort](group), *_name_order(group)))
     lines = _lines(runs, groups)
     if options.format == "table":
-        _write(_table(groups, _width()) + "".join(f"{line}\n" for line in lines))
+        width = Console().width if sys.stdout.isatty() else WIDE  # a file or a pipe has no width
+        _write(_table(groups, width) + "".join(f"{line}\n" for line in lines))
     elif options.format == "json":
         print(_json(runs, groups))
     else:
         rows = [_row(group) for group in groups]
-        _write(_csv(rows) if options.format == "csv" else _markdown(rows))
+        csv = options.format == "csv"
+        _write(csv_text(rows, COLUMNS) if csv else markdown_table(rows, COLUMNS, left=("name", "network", "settings")))
         _write("".join(f"{line}\n" for line in lines), sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("collect", DESCRIPTION, EXAMPLES)
-    add = parser.add_argument
-    add(
-        "folders",
-        nargs="*",
-        type=Path,
-        metavar="DIR",
-        default=[Path("logs")],
-        help="folder with runs at any depth; logs if not given",
-    )
+    add, where = parser.add_argument, "folder with runs at any depth; logs if not given"
+    add("folders", nargs="*", type=Path, metavar="DIR", default=[Path("logs")], help=where)
     add("--format", choices=FORMATS, default="table", help="%(choices)s; table if not given")
     add("--sort", choices=SORTS, default="name", help="%(choices)s; name if not given")
     return parser
 
 
 def collect(folders: Sequence[Path]) -> list[TrainedRun]:
-    """Reads the runs below some folders.
-
-    Raises:
-        DataError: when there is no such folder, or no run.
-    """
+    """Reads the runs below some folders; raises DataError when there is no such folder, or no run."""
     for folder in folders:
         if not os.path.isdir(folder):  # pathlib raises OSError for a name that is too long
             raise DataError(f"collect: there is no folder {folder}, give one that runs were written into, such as logs")
@@ -107,37 +95,31 @@ def collect(folders: Sequence[Path]) -> list[TrainedRun]:
 
 
 def _name_order(group: Group) -> tuple[Any, ...]:
-    return in_order(group.name), [(key, *_value_order(value)) for key, value in group.settings.items()]
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), ""
+        except ValueError:
+            return math.inf, value
 
-
-def _value_order(value: str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
+    return natural_order(group.name), [(key, *order(value)) for key, value in group.settings.items()]
 
 
 def _lines(runs: Sequence[TrainedRun], groups: Sequence[Group]) -> list[str]:
-    """What the figures do not say."""
+    """Returns the lines below the table: runs without a result, and notes."""
     without = [f"{run.folder}: {run.problem}" for run in runs if run.problem]
     return [
         *([f"without a result: {len(without)} of {len(runs)} folders"] if without else []),
-        *(f"  {_plain(line)}" for line in without),
-        *(f"note: {_plain(note)}" for group in groups for note in group.notes),
+        *(f"  {printable(line)}" for line in without),
+        *(f"note: {printable(note)}" for group in groups for note in group.notes),
     ]
 
 
-def _plain(text: str) -> str:
-    """Text in one line that a terminal can be sent: a name may hold anything."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def _settings(group: Group, names: Mapping[str, str] | None = None) -> list[str]:
-    return [_plain(f"{names[key] if names else key} {value}") for key, value in group.settings.items()]
+    return [printable(f"{names[key] if names else key} {value}") for key, value in group.settings.items()]
 
 
 def _figures(group: Group) -> list[float | None]:
-    """In the order of FIGURES, as parts of 1."""
+    """Returns the figures in the order of FIGURES, as parts of 1."""
     test = group.test
     if test is None:
         return [None] * len(FIGURES)
@@ -145,23 +127,9 @@ def _figures(group: Group) -> list[float | None]:
 
 
 def _row(group: Group) -> dict[str, str]:
-    texts = [_plain(group.name), _plain(group.network), "; ".join(_settings(group))]
+    texts = [printable(group.name), printable(group.network), "; ".join(_settings(group))]
     figures = ["" if figure is None else f"{figure:.6f}" for figure in _figures(group)]
     return dict(zip(COLUMNS, [*texts, str(len(group.runs)), str(group.num_missing), *figures], strict=True))
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _markdown(rows: Sequence[dict[str, str]]) -> str:
-    rule = ["---" if name in COLUMNS[:3] else "---:" for name in COLUMNS]
-    cells = [[cell.replace("|", r"\|") for cell in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [list(COLUMNS), rule, *cells])
 
 
 def _json(runs: Sequence[TrainedRun], groups: Sequence[Group]) -> str:
@@ -186,11 +154,6 @@ def _group(group: Group) -> dict[str, Any]:
 # The table for a terminal.
 
 
-def _width() -> int:
-    # a file or a pipe has no width
-    return Console().width if sys.stdout.isatty() else WIDE
-
-
 def _table(groups: Sequence[Group], width: int) -> str:
     if not groups:
         return ""
@@ -202,7 +165,7 @@ def _table(groups: Sequence[Group], width: int) -> str:
         table.add_column(heading, justify="right", no_wrap=True)
     names = short_keys({key for group in groups for key in group.settings})
     for group in groups:
-        heads, settings = [_plain(group.name), _plain(group.network)], _settings(group, names)
+        heads, settings = [printable(group.name), printable(group.network)], _settings(group, names)
         heads = [*heads, "\n".join(settings)] if width >= WIDE else ["\n  ".join([*heads, *settings])]
         table.add_row(*(Text(cell) for cell in [*heads, *_cells(group)]))
     file = io.StringIO()
@@ -211,7 +174,7 @@ def _table(groups: Sequence[Group], width: int) -> str:
 
 
 def short_keys(keys: Collection[str]) -> dict[str, str]:
-    """For each dotted key as many of its last parts as tell it from the others."""
+    """Returns for each dotted key as many of its last parts as distinguish it from all others."""
     endings = {key: [key.split(".", skip)[-1] for skip in range(key.count("."), -1, -1)] for key in keys}
     taken = Counter(ending for each in endings.values() for ending in each)
     return {key: next((ending for ending in each if taken[ending] == 1), key) for key, each in endings.items()}
@@ -227,7 +190,7 @@ def _cells(group: Group) -> list[str]:
 
 
 def _write(text: str, stream: Any = None) -> None:
-    """Prints text of which a terminal may not know all characters."""
+    """Writes text, and escapes the characters that the encoding of the stream lacks."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))

@@ -1,4 +1,4 @@
-"""What a recipe or a command line may say and no parser refuses: a key that is there twice, null, a size of 0."""
+"""Checks of recipes and command lines that the parser does not make: duplicate keys, null, sizes of 0."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import yaml
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.signature import parameters_of
 
-# sections that have keys below them, and no value of their own
+# sections, which have keys but no value
 SECTIONS = ("model", "trainer", "checkpoint", "last_checkpoint")
 
 _Rule = tuple[Callable[[Any], bool], str]
@@ -24,7 +25,7 @@ _AT_LEAST_ONE: _Rule = (lambda value: value >= 1), "1 or more"
 _OR_NO_LIMIT: _Rule = (lambda value: value == -1 or value >= 1), "1 or more, or -1 for no limit"
 _ABOVE_ZERO: _Rule = (lambda value: value > 0), "a number above 0"
 _NOT_NEGATIVE: _Rule = (lambda value: value >= 0), "0 or more"
-# numbers with which Lightning fails in the middle of a run, ends it at once as if all were well, or does nothing
+# numbers with which Lightning fails in the middle of a run, or ends it at once with status 0
 _NUMBERS: dict[str, _Rule] = {
     "seed_everything": ((lambda value: 0 <= value < 2**32), "a number from 0 to 4294967295"),
     "trainer.max_epochs": _OR_NO_LIMIT,
@@ -46,22 +47,15 @@ _NUMBERS: dict[str, _Rule] = {
 
 
 def check_recipes(args: Sequence[str]) -> None:
-    """Refuses recipe files that a parser takes for something else, or for nothing.
-
-    Args:
-        args: the command line, the subcommand first.
-
-    Raises:
-        ConfigurationError: for the first file that is missing, no YAML, or no mapping, or has a key twice.
-    """
+    """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
         given = parser.parse_known_args(list(args))[0].config
-    except argparse.ArgumentError:  # nothing follows: the real parser will say so
+    except argparse.ArgumentError:  # the value is missing: the parser will report it
         return
     for path in given:
-        if not path.lstrip().startswith("{"):  # a recipe that is typed
+        if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
             _check_recipe(Path(path))
 
 
@@ -79,16 +73,16 @@ def _check_recipe(path: Path) -> None:
 def _read(path: Path) -> Any:
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
-        json.dumps(recipe, default=str, skipkeys=True)  # refuses what contains itself, which no parser survives
+        json.dumps(recipe, default=str, skipkeys=True)  # raises for a recipe that contains itself
         return recipe
     except OSError as error:
         raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, dates that there are not, a circle
+    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, an impossible date, a circular reference
         raise ConfigurationError(f"--config: {path} is not valid YAML: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Refuses a key that is there twice: the first would be lost with all that is below it."""
+    """A YAML loader that raises an error for a duplicate key: the first one would be lost with all keys below it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -100,18 +94,15 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         return mapping
 
 
-# Afterwards.
+# After the command line has been parsed.
 
 
 def check_values(command: str, values: Mapping[str, Any]) -> None:
-    """Refuses values with which a run would fail later, or would do nothing.
+    """Raises ConfigurationError for the first value with which a run would fail later, or do nothing.
 
     Args:
         command: the subcommand.
-        values: what has been parsed: sections as mappings, classes as `class_path` and `init_args`.
-
-    Raises:
-        ConfigurationError: for the first of them.
+        values: the parsed keys: sections as mappings, classes as `class_path` and `init_args`.
     """
     for section in SECTIONS:
         if not isinstance(values.get(section, {}), Mapping):
@@ -124,28 +115,26 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
     if _value(values, "trainer.barebones"):
         raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
-    _check_nulls(values)
-    if command == "fit":
-        _check_found(values)
+    for path, cls, given in _classes(values):  # the parser lets null through
+        for name, parameter in parameters_of(cls).items():
+            if name in given and given[name] is None and _is_never_null(parameter):
+                raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
+    if command == "fit" and _value(values, "model.schedule.init_args.lr_min") == "found":
+        has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
+        if not (has_finder or _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")):
+            raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a key; None if there is no such key."""
+    """Returns the value of a key; None if there is no such key."""
     value: Any = values
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def _check_nulls(values: Mapping[str, Any]) -> None:
-    """Refuses null as an argument of a class that does not take it, which the parser hands on."""
-    for path, cls, arguments in _classes(values):
-        if wrong := [name for name in _never_null(cls) if name in arguments and arguments[name] is None]:
-            raise ConfigurationError(f"{path}.{wrong[0]}: null is not allowed, give a value or leave it out")
-
-
 def _classes(value: Any, path: str = "") -> Iterator[tuple[str, type, Mapping[str, Any]]]:
-    """All classes that are to be built, each with its key and its arguments."""
+    """Yields all classes that will be instantiated, each with its key and arguments."""
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _classes(item, path)
@@ -157,57 +146,30 @@ def _classes(value: Any, path: str = "") -> Iterator[tuple[str, type, Mapping[st
             yield from _classes(item, path if key == "init_args" else f"{path}.{key}".lstrip("."))
 
 
-def _never_null(cls: type) -> list[str]:
-    """The parameters of a class, and of the bases that it hands on to, that have a default and cannot be None."""
-    names: list[str] = []
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]  # of a class
-            names += [each.name for each in parameters if each.default is not each.empty and not _takes_none(each)]
-            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-                break
-    return names
-
-
-def _takes_none(parameter: inspect.Parameter) -> bool:
+def _is_never_null(parameter: inspect.Parameter) -> bool:
     annotation = str(parameter.annotation)
-    return parameter.default is None or any(word in annotation for word in ("None", "Optional", "Any", "_empty"))
-
-
-def _check_found(values: Mapping[str, Any]) -> None:
-    """Refuses `lr_min: found` where nothing finds it."""
-    wanted = _value(values, "model.schedule.init_args.lr_min") == "found"
-    has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
-    is_known = _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")
-    if wanted and not has_finder and not is_known:
-        raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
+    may_be_none = any(each in annotation for each in ("None", "Optional", "Any", "_empty"))
+    return parameter.default not in (None, parameter.empty) and not may_be_none
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Refuses to split a network over ranks, and to start ranks that would not know which they are.
+    """Raises ConfigurationError for a strategy that splits the network over ranks, or spawns processes.
 
-    The parameters of a network that is split have no shapes of their own, from which it is told which of them decay,
-    and a checkpoint would not be continued exactly. Processes that are spawned evaluate all images, each of them.
-
-    Raises:
-        ConfigurationError: for such a strategy.
+    The parameters of a split network lose their shapes, by which weight decay is assigned, and its checkpoints cannot
+    be resumed exactly. Spawned processes do not know their rank, so each evaluates all images.
     """
     if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
         raise ConfigurationError(
             f"trainer.strategy: {type(trainer.strategy).__name__} splits the network over ranks, which is not "
             "supported: give ddp, a residual network for CIFAR fits on any GPU"
         )
-    # private; tests/callbacks/test_nonfinite_guard.py notices when it has another name
+    # private in lightning 2.6; tests/callbacks/test_nonfinite_guard.py fails when it has another name
     if getattr(trainer.strategy, "_start_method", None) == "spawn":
         raise ConfigurationError("trainer.strategy: ddp_spawn is not supported, give ddp")
 
 
 def seed_of(seed_everything: bool | int) -> int:
-    """The seed of a run, which also numbers its images.
-
-    Raises:
-        ConfigurationError: when there is none.
-    """
+    """Returns the seed of a run, which the data source uses too; raises ConfigurationError when there is none."""
     if isinstance(seed_everything, bool) or seed_everything < 0:
         raise ConfigurationError(f"seed_everything: {seed_everything} is not allowed, give a number from 0")
     return seed_everything

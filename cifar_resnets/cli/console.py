@@ -1,4 +1,4 @@
-"""What the command line shows while it runs: our own lines, and no warning that a user cannot act on."""
+"""Sets up the console: the project's own lines, and no warning that a user cannot act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import warnings
 
-# what Lightning warns about and we do on purpose
+# warnings of Lightning about what is done on purpose here
 EXPECTED_WARNINGS = (
     r".*smaller than the logging interval.*",  # everything is logged once an epoch
     r"Experiment logs directory .* exists and is not empty.*",  # several loggers share the run's folder
@@ -24,18 +24,18 @@ EXPECTED_WARNINGS = (
 
 
 class _Lines(logging.Handler):
-    """Shows what the project's own loggers say as plain lines on stdout; stderr is for errors."""
+    """Prints the messages of the project's loggers as plain lines on stdout; stderr is for errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)
 
 
-# what went wrong in a thread, such as that in which TensorBoard's files are written
+# errors in threads, such as the one that writes TensorBoard's files
 errors_of_threads: list[OSError] = []
 
 
 def _note(args: threading.ExceptHookArgs) -> None:
-    """Keeps what the user can mend for the end: what writes in a thread tells the main one only at its next write."""
+    """Keeps an OSError, which the user can fix, for the end of the run: the main thread may not see it otherwise."""
     if isinstance(args.exc_value, OSError):
         errors_of_threads.append(args.exc_value)
     else:
@@ -43,7 +43,7 @@ def _note(args: threading.ExceptHookArgs) -> None:
 
 
 def set_up_messages() -> None:
-    """Shows our own messages, and silences what Lightning tells everyone and our users cannot act on."""
+    """Shows the project's messages, and silences those of Lightning that a user cannot act on."""
     errors_of_threads.clear()
     threading.excepthook = _note
     own = logging.getLogger("cifar_resnets")

@@ -1,39 +1,51 @@
-"""What every run shows of its network's mistakes, unless it is turned off: pictures, figures, a report."""
+"""The folder, callbacks, loggers and plugins that every run has by default.
+
+A callback is switched on in one of two ways: it is in the list of `default_callbacks`, or in `trainer.callbacks` of a
+recipe, where it replaces the default one of its class. One key switches off each default callback that a run can do
+without: `--explain null` all figures and the report, `--explain.misclassified null`, `--explain.confusion null` and
+`--explain.report false` one of them, `--trainer.enable_progress_bar false` the bar.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
 
-import cifar_resnets.data.cifar
-import cifar_resnets.data.digits
-import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.confusion import Confusion
+from cifar_resnets.callbacks.dashboard import Dashboard
+from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.misclassified import Misclassified
+from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard
+from cifar_resnets.callbacks.per_class import PerClassReport
+from cifar_resnets.callbacks.predictions import PredictionWriter
+from cifar_resnets.callbacks.progress import EpochBar, EpochLines
 from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.report_writer import ReportWriter
+from cifar_resnets.callbacks.run_record import write_record
+from cifar_resnets.callbacks.sync_buffers import AgreeingBuffers
+from cifar_resnets.callbacks.writable_folders import WritableFolders
+from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
+from cifar_resnets.runs.resume import Start
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir
+from cifar_resnets.support.atomic_file import remove_unfinished
 
-# For the parser, which would take an instance's own attributes for its arguments.
+# The default of `--explain`. As plain values: of an instance, the parser would take all attributes for arguments.
 ALL: dict[str, Any] = {
     "misclassified": {"class_path": f"{Misclassified.__module__}.{Misclassified.__name__}"},
     "confusion": {"class_path": f"{Confusion.__module__}.{Confusion.__name__}"},
     "report": True,
 }
-
-
-def known_keys() -> list[str]:
-    """The keys of the command line below `explain`, in their short form."""
-    parts = {"misclassified": Misclassified, "confusion": Confusion}
-    own = [f"explain.{each.name}" for each in fields(Explanations)]
-    return own + [f"explain.{name}.{each.name}" for name, part in parts.items() for each in fields(part) if each.init]
 
 
 @dataclass
@@ -50,30 +62,88 @@ class Explanations:
     confusion: Confusion | None = None
     report: bool = True
 
-    def callbacks(self, run_dir: Path, named: Sequence[pl.Callback]) -> Iterator[pl.Callback]:
-        """The callbacks that a run gets, in their order.
-
-        Args:
-            run_dir: folder of the run.
-            named: those of the recipe; one of them takes the place of the same one here.
-
-        Raises:
-            ConfigurationError: when one of them is named twice.
-        """
-        for own in (self.misclassified, self.confusion):
-            if own is None:
-                continue
-            same = [each for each in named if isinstance(each, type(own))]
-            if len(same) > 1:
-                raise ConfigurationError(f"trainer.callbacks: {type(own).__name__} is there twice")
-            (same or [own])[0].run_dir = run_dir
-            yield from () if same else (own,)
-        if self.report:
-            yield ReportWriter(run_dir)
+    def callbacks(self, run_dir: Path) -> list[pl.Callback]:
+        """Returns the callbacks that are switched on."""
+        report = ReportWriter(run_dir) if self.report else None
+        return [each for each in (self.misclassified, self.confusion, report) if each is not None]
 
 
-def _loggers(run_dir: Path) -> list[Any]:
-    return [
-        TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
-        MetricsFile(run_dir, name="", version=""),
-    ]
+def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any]) -> tuple[Path, int | None]:
+    """Makes the run's folder, or takes that of the run that is resumed, and writes how the run was started.
+
+    Args:
+        root: folder of all runs.
+        name: of the run.
+        start: where the run goes on.
+        record: what is written beside time and versions.
+
+    Returns:
+        The folder, and its lock: until this process ends, no other one can resume this run.
+    """
+    run_dir, lock = start.run_dir, start.lock
+    if run_dir is None:
+        run_dir = claim_run_dir(root, name)
+        lock = lock_run_dir(run_dir)
+    remove_unfinished(run_dir)
+    write_record(run_dir, record, start.checkpoint)
+    return run_dir, lock
+
+
+def trainer_arguments(config: Namespace, run_dir: Path | None, events: dict[str, int] | None) -> dict[str, Any]:
+    """Returns the arguments of the Trainer that differ from what the user gave.
+
+    Args:
+        config: of the subcommand, with callbacks and plugins instantiated.
+        run_dir: folder of the run; None for a run that writes no files.
+        events: see `Continuation`.
+    """
+    trainer = config.trainer
+    sync = [BatchNormSync()] if trainer.sync_batchnorm else []
+    plugins = [AtomicCheckpointIO(), *_as_list(trainer.plugins), *sync]
+    arguments: dict[str, Any] = {"plugins": plugins, "callbacks": callbacks(config, run_dir, events)}
+    if trainer.enable_progress_bar is None:
+        arguments["enable_progress_bar"] = sys.stdout.isatty()
+    if run_dir is not None:
+        # not the common root of all runs: Lightning would resume from a checkpoint there of any SLURM job
+        arguments["default_root_dir"] = run_dir / CHECKPOINTS
+        if trainer.logger in (None, True):
+            tensorboard = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
+            arguments["logger"] = [tensorboard, MetricsFile(run_dir)]
+    return arguments
+
+
+def callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | None) -> list[pl.Callback]:
+    """Returns the recipe's callbacks, then the default ones that the recipe does not replace.
+
+    Raises:
+        ConfigurationError: when the recipe names a default callback twice.
+    """
+    named, defaults = _as_list(config.trainer.callbacks), default_callbacks(config, run_dir, events)
+    defaults = [each for each in defaults if not _is_named(each, named)]
+    for each in (*named, *defaults):
+        if isinstance(each, (Misclassified, Confusion)):
+            each.run_dir = run_dir
+    return [AgreeingBuffers(), *named, *defaults]  # first the buffers: other callbacks may call the network
+
+
+def default_callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | None) -> list[pl.Callback]:
+    """Builds the default callbacks in the order in which they are called."""
+    found: list[pl.Callback] = [EpochLines(), Continuation(run_dir, events)]
+    if run_dir is not None:
+        found += [WritableFolders(run_dir), Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
+        found += [] if config.explain is None else config.explain.callbacks(run_dir)
+    found.append(NonfiniteGuard(config.on_nonfinite, config.max_skipped_steps))
+    if config.trainer.enable_progress_bar is None and sys.stdout.isatty():
+        found.append(EpochBar())
+    return found
+
+
+def _is_named(default: pl.Callback, named: Sequence[pl.Callback]) -> bool:
+    number = sum(isinstance(each, type(default)) for each in named)
+    if number > 1:
+        raise ConfigurationError(f"trainer.callbacks: {type(default).__name__} is there twice")
+    return number == 1
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]

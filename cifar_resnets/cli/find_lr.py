@@ -1,4 +1,4 @@
-"""`cifar-resnets find-lr`: the range test of LRFinder alone, on what a recipe would train."""
+"""`cifar-resnets find-lr`: runs LRFinder's range test on the network and data of a recipe, without training."""
 
 from __future__ import annotations
 
@@ -23,16 +23,12 @@ from cifar_resnets.training.lr_search import Search
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for what the user got wrong.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     run_cli(["find_lr", *args[1:]], FindLR)
 
 
 class SearchTrainer(pl.Trainer):
-    """A Trainer that can end a fit where the training would begin."""
+    """A Trainer with the subcommand `find_lr`, which ends a fit where the training would begin."""
 
     callbacks: list[pl.Callback]
 
@@ -68,13 +64,7 @@ class SearchTrainer(pl.Trainer):
 
 
 class SearchOnly(pl.Callback):
-    """Shows what a finder finds at the start of a fit, and ends the fit there.
-
-    Args:
-        finder: whose test is run.
-        plot: image file for the figure, or None.
-        csv: file for the numbers, or None.
-    """
+    """Runs a finder's test at the start of a fit, shows the result, writes figure and numbers, and ends the fit."""
 
     def __init__(self, finder: LRFinder, plot: Path | None = None, csv: Path | None = None) -> None:
         self.finder = finder
@@ -82,33 +72,27 @@ class SearchOnly(pl.Callback):
         self.csv = csv
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses what the test cannot run on."""
+        """Checks that the test can run with this Trainer and network."""
         self.finder.setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Searches.
-
-        Raises:
-            SearchError: when nothing was found and the finder's `on_failure` is `error`.
-        """
+        """Runs the test; raises SearchError when nothing was found and the finder's `on_failure` is `error`."""
         assert isinstance(pl_module, ImageClassifier)
         search = self.finder.search(trainer, pl_module)
         problem = search.problem(self.finder.method)
         if problem is None:
             self.finder.apply(pl_module, search)
-        self._show(search)
-        self._write(pl_module, search)
-        if problem is not None:
-            self._warn(trainer, problem)
-        trainer.fit_loop.max_epochs = 0  # nothing is left to train
+        self._show(pl_module, search)
+        if problem is not None and self.finder.on_failure == "error":
+            raise SearchError(f"LRFinder: {problem}")
+        if problem is not None and trainer.is_global_zero:
+            print(f"not to be trusted: {problem}", flush=True)
+        trainer.fit_loop.max_epochs = 0  # ends the fit
 
     @rank_zero_only
-    def _show(self, search: Search) -> None:
+    def _show(self, module: ImageClassifier, search: Search) -> None:
         if search.is_long_enough:
             Console().print(suggestion_table(search, self.finder.method))
-
-    @rank_zero_only
-    def _write(self, module: ImageClassifier, search: Search) -> None:
         if self.csv is not None:
             write_csv(self.csv, search)
             print(f"written: {self.csv}")
@@ -118,15 +102,9 @@ class SearchOnly(pl.Callback):
         elif self.plot is not None:
             print(f"not written: {self.plot}, there is nothing to draw")
 
-    def _warn(self, trainer: pl.Trainer, problem: str) -> None:
-        if self.finder.on_failure == "error":
-            raise SearchError(f"LRFinder: {problem}")
-        if trainer.is_global_zero:
-            print(f"not to be trusted: {problem}", flush=True)
-
 
 def suggestion_table(search: Search, method: str) -> Table:
-    """What each method suggests, the one that a fit would take in bold."""
+    """Builds a table of the rate that each method suggests; bold is the method that a fit would use."""
     steps = max(len(losses) for losses in search.runs)
     table = Table(title=f"Range test of {steps} steps from {search.rates[0]:g}", title_justify="left")
     for heading in ("suggestion", "learning rate", "lowest run", "highest run"):
@@ -141,17 +119,18 @@ def suggestion_table(search: Search, method: str) -> Table:
 
 
 class FindLR(CLI):
-    """The command line with `find_lr` in the place of `fit`."""
+    """The command line with `find_lr` in place of `fit`."""
 
     trainer_class = SearchTrainer
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The Trainer's methods that can be run, and their arguments that are not given on the command line."""
+        """Returns the Trainer's methods that can be run, each with the arguments that have no key."""
         return {"find_lr": {"model", "datamodule"}}
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Builds a Trainer that writes nothing."""
+        """Builds a Trainer that writes no files."""
         self.save_config_callback = None
         nothing = {"logger": False, "enable_progress_bar": False, "num_sanity_val_steps": 0, "fast_dev_run": False}
-        return LightningCLI.instantiate_trainer(self, **{**kwargs, **nothing})  # not the run's folder and callbacks
+        # without the run's folder and the default callbacks
+        return LightningCLI.instantiate_trainer(self, **{**kwargs, **nothing})

@@ -1,4 +1,4 @@
-"""The parser of a light subcommand, and checks that several subcommands share."""
+"""The argument parser of the light subcommands, and a check of `--plot`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a light subcommand, whose errors are lines of ours.
-
-    Args:
-        command: name of the subcommand.
-        description: what it does.
-        examples: command lines, one a line.
-    """
+    """Parses the arguments of a light subcommand; errors are raised as ConfigurationError."""
 
     def __init__(self, command: str, description: str, examples: str) -> None:
         super().__init__(
@@ -36,12 +30,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def check_figure_path(path: Path | None) -> None:
-    """Refuses a `--plot` that could not be written, before anything is computed for it.
-
-    Raises:
-        ConfigurationError: for an ending that is no format of figures.
-        OutputError: when there is no such folder.
-    """
+    """Raises UserError if `--plot` is no image file, or in no folder, before anything is computed for it."""
     if path is None:
         return
     if path.suffix.lower() not in FIGURES:

@@ -1,4 +1,4 @@
-"""`cifar-resnets report`: one HTML file about a run, or about several side by side; neither torch nor Lightning."""
+"""`cifar-resnets report`: one HTML file about a run, or about several side by side; imports no torch."""
 
 from __future__ import annotations
 
@@ -20,41 +20,28 @@ EXAMPLES = """
 
 
 def run(args: list[str]) -> None:
-    """Runs the subcommand.
-
-    Raises:
-        UserError: for what the user got wrong.
-    """
+    """Runs the subcommand; raises UserError for a mistake of the user."""
     options = _parser().parse_args(args[1:])
     output = options.output or (options.runs[0] if len(options.runs) == 1 else Path()) / FILE_NAME
     _check_output(output, options.runs)
     write_report(options.runs, output)
     try:
         print(f"report: {output}")
-    except UnicodeEncodeError:  # a path may hold what the terminal cannot show
+    except UnicodeEncodeError:  # the terminal cannot show the path
         print(f"report: {ascii(str(output))}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("report", "Write one HTML file about a run, or about several side by side.", EXAMPLES)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run; the first one is the baseline"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=f"where to write; RUN_DIR/{FILE_NAME} for one run, {FILE_NAME} here for several if not given",
-    )
+    runs = "folder of a run; the first one is the baseline"
+    output = f"where to write; RUN_DIR/{FILE_NAME} for one run, {FILE_NAME} here for several if not given"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help=runs)
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     return parser
 
 
 def _check_output(output: Path, runs: Sequence[Path]) -> None:
-    """Refuses a file that could not be written, or that belongs to another run.
-
-    Raises:
-        ConfigurationError, OutputError: see above.
-    """
+    """Raises UserError if the report cannot be written, or would replace the report of another run."""
     if os.path.exists(output) and not os.path.isfile(output):  # pathlib raises OSError for a name that is too long
         raise OutputError(f"--output: {output} is no file, give the name of one, such as {FILE_NAME}")
     if output.suffix.lower() not in (".html", ".htm"):

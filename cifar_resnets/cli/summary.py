@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import sys
 import warnings
@@ -25,6 +24,7 @@ from cifar_resnets.models.weights import load_weights
 from cifar_resnets.receptive_field.measured import verify
 from cifar_resnets.receptive_field.table import FORMATS, WIDE, print_summary
 from cifar_resnets.receptive_field.theory import summarize
+from cifar_resnets.support.text import did_you_mean
 
 EXAMPLES = """
   cifar-resnets summary cifar_resnet20
@@ -32,14 +32,14 @@ EXAMPLES = """
   cifar-resnets summary torchvision/vgg11 --format csv > layers.csv
   cifar-resnets summary cifar_resnet20 --plot fields.png --weights best.ckpt --images data/test
 """
-NUM_IMAGES = 32  # over which the effective field is averaged
+NUM_IMAGES = 32  # the effective field is averaged over them
 
 
 def run(args: list[str]) -> None:
     """Runs the subcommand.
 
     Raises:
-        UserError: for what the user got wrong.
+        UserError: for a mistake of the user.
         SystemExit: with status 1 when theory and measurement do not agree.
     """
     options = _parser().parse_args(args[1:])
@@ -53,7 +53,9 @@ def run(args: list[str]) -> None:
     if options.verify:
         with Console(stderr=True).status("measuring the fields"):  # shown on a terminal only
             measurements = verify(module, size)
-    print_summary(summary, options.format, _console(), measurements)
+    # a file or a pipe has no width of its own
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
+    print_summary(summary, options.format, console, measurements)
     if options.plot:
         _plot(module, summary.input_size, options)
     if any(not measurement.agrees for measurement in (measurements or {}).values()):
@@ -82,21 +84,18 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
     Raises:
         ConfigurationError: for an unknown name, or arguments that it does not take.
     """
-    arguments = _arguments(network_args)
-    if num_classes is not None:
-        arguments["num_classes"] = num_classes
+    arguments = _arguments(network_args) | ({} if num_classes is None else {"num_classes": num_classes})
     source, _, short = name.rpartition("/")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about initialisations that take long
+            warnings.simplefilter("ignore")  # about slow initialisations
             if source in ("", "timm") and timm.is_model(short):
                 return timm.create_model(short, **arguments)
             if source in ("", "torchvision") and short in _torchvision_names():
                 return _torchvision(short, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"summary: {name}: {error}") from error
-    near = difflib.get_close_matches(short, [*timm.list_models(), *_torchvision_names()], n=3)
-    hint = f", did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    hint = did_you_mean(short, [*timm.list_models(), *_torchvision_names()])
     raise ConfigurationError(f"summary: there is no network {name!r} in timm's registry or in torchvision's{hint}")
 
 
@@ -111,7 +110,7 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _torchvision_names() -> list[str]:
-    import torchvision  # a second of import that timm's networks need not pay
+    import torchvision  # takes a second, which networks of timm do not need
 
     return list(torchvision.models.list_models())
 
@@ -137,22 +136,16 @@ def _input_size(text: str | None, name: str, module: nn.Module) -> tuple[int, ..
         raise ConfigurationError(f"--input_size: {text!r} is not allowed, give 32, 32x48 or 3x32x48") from error
 
 
-def _console() -> Console:
-    # a file or a pipe has no width
-    return Console() if sys.stdout.isatty() else Console(width=WIDE + 40)
-
-
 def _plot(module: nn.Module, size: tuple[int, int, int], options: argparse.Namespace) -> None:
-    from cifar_resnets.receptive_field.effective import plot_fields
+    from cifar_resnets.figures.receptive_fields import plot_fields
 
     images = _normalised(_read(options.images, size), module)
-    layers = options.layers.split(",") if options.layers else None
-    plot_fields(module, images, layers).savefig(options.plot)
+    plot_fields(module, images, options.layers.split(",") if options.layers else None).savefig(options.plot)
     print(f"written: {options.plot}", file=sys.stderr)
 
 
 def _read(folder: Path | None, size: tuple[int, int, int]) -> Tensor:
-    """Images (n, c, h, w) from 0 to 1 for the effective field."""
+    """Reads images (n, c, h, w) from 0 to 1 for the effective field."""
     channels, height, width = size
     resized = [np.asarray(image.convert("RGB").resize((width, height))) for image in _pictures(folder)]
     images = torch.tensor(np.stack(resized)).movedim(-1, 1) / 255
@@ -161,7 +154,7 @@ def _read(folder: Path | None, size: tuple[int, int, int]) -> Tensor:
 
 def _pictures(folder: Path | None) -> list[Image.Image]:
     if folder is None:
-        from sklearn.datasets import load_digits  # a second of import
+        from sklearn.datasets import load_digits  # takes a second to import
 
         return [Image.fromarray((digit * 15).astype(np.uint8)) for digit in load_digits().images[:NUM_IMAGES]]
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
@@ -175,7 +168,7 @@ def _pictures(folder: Path | None) -> list[Image.Image]:
 
 
 def _normalised(images: Tensor, module: nn.Module) -> Tensor:
-    """Images with the statistics that the network's registry entry names, grey where it names none."""
+    """Normalises images with mean and deviation of the network's registry entry; with 0.5 where it has none."""
     cfg = getattr(module, "pretrained_cfg", {})
     mean, std = (torch.tensor(cfg.get(key, (0.5,)))[:, None, None] for key in ("mean", "std"))
     if len(mean) not in (1, images.shape[1]):

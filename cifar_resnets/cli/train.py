@@ -3,58 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-# the sources and schedules that a recipe can name without their module
+# data sources that a recipe can name without their module
 import cifar_resnets.data.cifar
 import cifar_resnets.data.digits
 import cifar_resnets.data.image_folder  # noqa: F401
-from cifar_resnets.callbacks.dashboard import Dashboard
-from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
-from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
-from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard, OnNonfinite
-from cifar_resnets.callbacks.per_class import PerClassReport
-from cifar_resnets.callbacks.predictions import PredictionWriter
-from cifar_resnets.callbacks.progress import EpochBar, EpochLines
-from cifar_resnets.callbacks.receptive_field import ReceptiveField  # noqa: F401  a recipe can name it
+from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.callbacks.report_writer import ReportWriter
-from cifar_resnets.callbacks.run_record import RunRecord, write_record
-from cifar_resnets.callbacks.sync_buffers import AgreeingBuffers
-from cifar_resnets.callbacks.writable_folders import WritableFolders
+from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.cli.checkpoint_args import given_checkpoint, on_top_of, read_checkpoint
+from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, load_recipe, on_top_of, read_evaluable
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
-from cifar_resnets.cli.default_callbacks import ALL, Explanations, _loggers
-from cifar_resnets.cli.parse_errors import all_keys, explain, user_error
+from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
+from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.rank_failure import watch
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
-from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.runs import resume
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
-from cifar_resnets.runs.resume import (
-    Start,
-    agreed_checkpoint,
-    branch_off,
-    find_start,
-    hand_down,
-    identity,
-    read_resumable,
-)
-from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir, sweep
+from cifar_resnets.runs.run_dir import CHECKPOINTS
+from cifar_resnets.support.former_names import current_names
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "logs",
@@ -62,6 +47,7 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # our own lines say what is trained
 }
 BEST = {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False}
+NAME = "folder of the run below default_root_dir; the network's name if not given"
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
@@ -70,17 +56,14 @@ PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
 def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
-    """Runs a subcommand.
-
-    Args:
-        args: the command line, the subcommand first.
-        cli_class: a class with other subcommands.
+    """Runs a subcommand of the CLI, or of another class.
 
     Raises:
-        UserError: for what the user got wrong.
-        Stopped: when a signal has stopped it.
+        UserError: for a mistake of the user.
+        Stopped: when a signal stops the run.
     """
     set_up_messages()
+    set_loader("yaml", load_recipe, (yaml.YAMLError,))
     cli_class = cli_class or CLI
     try:
         cli_class(
@@ -99,31 +82,30 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         if errors_of_threads:
             raise errors_of_threads[0]
     except (ValueError, TypeError, RuntimeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if (culprit := user_error(error)) is None:
+        if (line := user_error(error)) is None:
             raise
-        raise culprit from error
+        raise line from error
 
 
 class CLI(LightningCLI):
-    """LightningCLI with a folder for each run, the callbacks of this project, and checkpoints that stand alone."""
+    """LightningCLI with a folder for each run, default callbacks, and evaluations that need only a checkpoint."""
 
     trainer_class: type[pl.Trainer] = pl.Trainer
-    checkpoint: dict[str, Any] | None  # of an evaluation
     arguments: list[str]
-    start: Start
-    run_dir: Path | None = None
+    start: resume.Start
+    run_dir: Path | None = None  # none for a run that writes no files
+    parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The Trainer's methods that can be run, and their arguments that are not given on the command line."""
-        # no checkpoint is read otherwise than as plain values
+        """Returns the Trainer's methods that can be run, each with the arguments that have no key."""
+        # checkpoints are always loaded with weights_only=True
         return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's name, the checkpoints, the guard, and what one part must know of another."""
-        parser.add_argument(
-            "--name", type=str | None, help="folder of the run below default_root_dir; the network's name if not given"
-        )
+        """Adds the project's own keys, and links one section's arguments to another's."""
+        self.parsers += (parser,)
+        parser.add_argument("--name", type=str | None, help=NAME)
         parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({f"checkpoint.{name}": value for name, value in BEST.items()})
@@ -134,36 +116,37 @@ class CLI(LightningCLI):
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses the arguments; for an evaluation, on top of what the checkpoint says."""
+        """Parses the arguments; those of an evaluation override what the checkpoint says."""
         assert isinstance(args, list)
-        self.arguments, self.start = args, Start()
-        self.checkpoint = given_checkpoint(args)
-        check_recipes(args)
+        self.arguments, self.start = args, given_checkpoint(args)
+        checkpoint, given = self.start.content, current_names(args)
+        check_recipes(given)
         try:
-            self.config = parser.parse_args(args if self.checkpoint is None else on_top_of(self.checkpoint, args))
+            self.config = parser.parse_args(given if checkpoint is None else on_top_of(checkpoint, given))
         except argparse.ArgumentError as error:
             if user_error(error):
                 raise
-            keys, choices = all_keys(self._parser(args[0]))
-            raise ConfigurationError(explain(error.message, keys, choices)) from error
+            used = dict(zip(self.subcommands(), self.parsers, strict=True))[args[0]]
+            keys = used.get_defaults(skip_validation=True).keys()
+            raise ConfigurationError(explain(error.message, keys)) from error
         check_values(args[0], self.config[args[0]].as_dict())
-        if self.checkpoint is not None and self.config[args[0]].model.weights is not None:
+        if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning would put the checkpoint's hyperparameters over what the user typed; `parse_arguments` does it the
-        # other way round. A private method: tests/cli/test_train.py notices when it is no longer called.
+        # Lightning's method lets the checkpoint override what the user typed; `parse_arguments` does the opposite.
+        # Private in lightning 2.6, with no public switch: a test in tests/cli/test_train.py fails if it is not called.
         pass
 
     # Where a fit goes on.
 
     @property
     def _resumes(self) -> bool:
-        """Whether this is a fit that may go on with an earlier one; the same on all ranks."""
+        """Whether this is a fit that may resume an earlier one; the same on all ranks."""
         return self.subcommand == "fit" and bool(self.config.fit.ckpt_path or is_restarted())
 
     def before_instantiate_classes(self) -> None:
-        """Finds out where a fit goes on: rank 0 for all."""
+        """Finds where a fit goes on, on rank 0, and reads the checkpoint."""
         if not self._resumes:
             return
         config = self.config.fit
@@ -171,88 +154,61 @@ class CLI(LightningCLI):
         if rank == 0:
             root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
             elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
-            self.start = find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
-            hand_down(self.start.checkpoint)
+            self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
+            resume.pass_to_children(self.start.checkpoint)
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)
         if rank or self.start.checkpoint:
             config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
 
     def before_fit(self) -> None:
-        """Tells all ranks where the fit goes on."""
+        """Sets the path of the checkpoint on all ranks."""
         if self._resumes:
-            self.config_init.fit.ckpt_path = agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
-
-    # What is built.
+            self.config_init.fit.ckpt_path = resume.agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
         config = self.config_init[self.subcommand]
-        own: list[pl.Callback] = [EpochLines()]
-        if config.trainer.fast_dev_run:  # which leaves no files
-            own += [Continuation()]
-        else:
-            root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
-            # the other ranks write nothing
-            run_dir: Path = rank_zero_only(self._open_run_dir, root / name)(root, name)
-            self.run_dir = run_dir
-            self.save_config_kwargs = {"run_dir": run_dir}
-            for checkpoint in (config.checkpoint, config.last_checkpoint):
-                checkpoint.dirpath = checkpoint.dirpath or str(run_dir / CHECKPOINTS)
-            if config.trainer.logger in (None, True):
-                kwargs["logger"] = _loggers(run_dir)
-            # not the root of all runs, where Lightning would take up what any job of SLURM has left
-            kwargs["default_root_dir"] = run_dir / CHECKPOINTS
-            written = event_files(run_dir) if run_dir == self.start.run_dir else None
-            own += [WritableFolders(run_dir), Continuation(run_dir, written)]
-            own += [Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
-            if config.explain is not None:
-                own += config.explain.callbacks(run_dir, config.trainer.callbacks or [])
-        own += [NonfiniteGuard(config.on_nonfinite, config.max_skipped_steps)]
-        if config.trainer.enable_progress_bar is None:
-            kwargs["enable_progress_bar"] = sys.stdout.isatty()
-            own += [EpochBar()] if sys.stdout.isatty() else []
-        kwargs["plugins"] = [AtomicCheckpointIO(), *_as_list(config.trainer.plugins)]
-        kwargs["plugins"] += [BatchNormSync()] if config.trainer.sync_batchnorm else []
-        callbacks = [AgreeingBuffers(), *(config.trainer.callbacks or []), *own]  # first: others may call the network
+        events = None if config.trainer.fast_dev_run else self._set_run_dir(config)
         try:
-            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            trainer = super().instantiate_trainer(**trainer_arguments(config, self.run_dir, events), **kwargs)
             check_strategy(trainer)
         except (ValueError, TypeError) as error:
             if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
-                shutil.rmtree(self.run_dir)  # nothing but the record of this start
+                shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
             raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
         watch(trainer)
         return trainer
 
-    def _open_run_dir(self, root: Path, name: str) -> Path:
-        """The folder of this run, with a record of how it was started."""
-        run_dir = self.start.run_dir or claim_run_dir(root, name)
-        # until this process ends: another one must not go on with this run meanwhile
-        self._lock = self.start.lock if self.start.run_dir else lock_run_dir(run_dir)
-        sweep(run_dir)
-        seed = self.config[self.subcommand].seed_everything
-        write_record(run_dir, {"seed": seed, **identity(self.arguments)}, self.start.checkpoint)
-        return run_dir
+    def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:
+        """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
+        root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
+        record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
+        # the other ranks write nothing
+        run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
+        self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
+        for checkpoint in (config.checkpoint, config.last_checkpoint):
+            checkpoint.dirpath = checkpoint.dirpath or str(run_dir / CHECKPOINTS)
+        return event_files(run_dir) if run_dir == self.start.run_dir else None
 
     def after_instantiate_classes(self) -> None:
-        """Checks that the checkpoint fits the network before Lightning reports every single tensor."""
-        checkpoint = self.checkpoint
-        if self.start.checkpoint is not None:
-            checkpoint = read_resumable(self.start.checkpoint)
-        if checkpoint is None:
+        """Checks that the checkpoint fits the network, and hands it to the Trainer."""
+        path, content = self.start.checkpoint, self.start.content
+        if path is None or content is None:
             return
-        try:
-            self.model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            both = checkpoint["hyper_parameters"], self.model.hparams
-            has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
-            raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}") from error
-        if self.start.checkpoint is not None and self.start.run_dir is None and self.run_dir is not None:
-            branch_off(self.start.checkpoint, checkpoint, self.run_dir)
+        check_fits(content, self.model, self.model.hparams)
+        if self.subcommand == "fit" and self.start.run_dir is None and self.run_dir is not None:
+            resume.branch_off(path, content, self.run_dir)
+        self._preload(path, content)
+        self.start = dataclasses.replace(self.start, content=None)  # the Trainer frees it
+
+    def _preload(self, path: Path, content: dict[str, Any]) -> None:
+        plugin = self.trainer.strategy.checkpoint_io
+        assert isinstance(plugin, AtomicCheckpointIO)
+        plugin.preload(path, content)
 
     def before_validate(self) -> None:
-        """Leaves the table to `PerClassReport`."""
+        """Turns off Lightning's table of metrics: `PerClassReport` prints one."""
         self.config_init[self.subcommand].verbose = False
 
     before_test = before_validate
@@ -266,10 +222,13 @@ class CLI(LightningCLI):
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
         if not path or config.trainer.fast_dev_run:
             return
+        figures = {}
+        if self.trainer.is_global_zero:
+            self._preload(Path(path), content := read_evaluable(Path(path)))
+            # not from the module, which trained in other processes under `ddp_fork`
+            figures["validation"] = content.get("val_acc")
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            # not from the module, which trained in other processes under `ddp_fork` and `ddp_spawn`
-            figures = {"validation": read_checkpoint(path).get("val_acc")}
             tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
             figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
             known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
@@ -280,11 +239,7 @@ class CLI(LightningCLI):
         self.after_test()
 
     def after_test(self) -> None:
-        """Says where the report is."""
+        """Prints the path of the report."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # of Lightning
             if isinstance(callback, ReportWriter) and callback.path.exists():
                 rank_zero_only(print)(f"report: {callback.path}")
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Decoded images, kept in a file for the next start."""
+"""Caches decoded images in a file for the next start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from filelock import FileLock
 
 from cifar_resnets.data.datamodule import Images
 from cifar_resnets.data.image_files import Files
+from cifar_resnets.support.atomic_file import remove_unfinished, replacing
 
-CACHE_FORMAT = 1  # to be raised when the same files are to be decoded in another way
+CACHE_FORMAT = 1  # raise it when the same files are to be decoded in another way
 _HEADER = 128  # bytes
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Cache:
     shape: tuple[int, ...]
 
     def holds(self) -> bool:
-        """Whether the file holds these images, as far as can be told without reading them."""
+        """Whether fingerprint and size of the file are right; the images are not read."""
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -48,7 +49,7 @@ class Cache:
             return False
 
     def read(self) -> Images | None:
-        """The images; None if the file is missing, of other images, or damaged."""
+        """Reads the images; returns None if the file is missing, of other images, or damaged."""
         try:
             content = np.fromfile(self.path, np.uint8)
         except OSError:
@@ -62,7 +63,7 @@ class Cache:
         return None
 
     def fill(self, decode: Callable[[], Images]) -> tuple[Images, bool]:
-        """Images from the file if another process was faster, else decoded and written; and whether they are in it."""
+        """Returns the images, decoded and written if the file does not hold them, and whether it holds them now."""
         images = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,34 +78,28 @@ class Cache:
             return (decode() if images is None else images), False
 
     def _write(self, images: Images) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.part")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(self._header(images))
-                file.write(images.data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        remove_unfinished(self.path.parent, self.path.name)
+        with replacing(self.path) as file:
+            file.write(self._header(images))
+            file.write(images.data)
 
     def _header(self, images: Images) -> bytes:
         return f"{self.fingerprint} {zlib.crc32(images.data):08x}".ljust(_HEADER - 1).encode() + b"\n"
 
 
 def cache_folder(root: Path) -> Path:
-    """The folder for the decoded images of a root, whatever path leads to that."""
+    """Returns the folder for the decoded images of a root, the same one for all paths that lead to the root."""
     root = Path(os.path.realpath(root))
     name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
     if own := os.environ.get("CIFAR_RESNETS_CACHE"):
         return Path(os.path.expanduser(own), name)
     base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    # without any home there is nothing to write to: better a warning than a folder named ~
+    # without a home, a path that cannot be written, for a warning, rather than a folder named ~
     return Path(os.devnull if base.startswith("~") else base, "cifar_resnets", name)
 
 
 def fingerprint(files: Files, image_size: int) -> str:
-    """64 characters that change when a file or the way of decoding does."""
+    """Returns 64 characters that change when a file changes, or the way of decoding."""
     digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size}".encode())
     for of_class in files.values():
         for path, size, mtime_ns in of_class:

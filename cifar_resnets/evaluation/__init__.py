@@ -1,1 +1,1 @@
-"""Numbers from predictions: accuracies, calibration, test-time augmentation, mistakes."""
+"""Evaluates predictions: accuracies, calibration, test-time augmentation, mistakes."""

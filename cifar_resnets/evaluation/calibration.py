@@ -1,4 +1,4 @@
-"""What probabilities say beyond accuracy: calibration, confused pairs, precision and recall; numbers in and out."""
+"""Calibration, confused pairs, and precision and recall of predicted probabilities, with NumPy."""
 
 from __future__ import annotations
 
@@ -15,26 +15,20 @@ Probabilities = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often a network is right, by how sure it is: equal-width bins of the largest probability, (low, high].
+    """Accuracy by confidence, in equal-width bins (low, high] of the largest probability; NaN in an empty bin."""
 
-    Args:
-        counts: images of each bin (num_bins,).
-        confidence: mean of their largest probability (num_bins,); NaN in an empty bin.
-        accuracy: part of them that is right (num_bins,); NaN in an empty bin.
-    """
-
-    counts: Counts
-    confidence: Floats
-    accuracy: Floats
+    counts: Counts  # images in each bin (num_bins,)
+    confidence: Floats  # mean of their largest probability (num_bins,)
+    accuracy: Floats  # fraction of them that is classified correctly (num_bins,)
 
     @property
     def edges(self) -> Floats:
-        """Ends of the bins, from 0 to 1 (num_bins + 1,)."""
+        """Returns the edges of the bins, from 0 to 1 (num_bins + 1,)."""
         return np.linspace(0, 1, len(self.counts) + 1)
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, from 0 to 1; NaN without images.
+        """Returns the expected calibration error, from 0 to 1; NaN without images.
 
         Source: Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks", section 2, eq. 3.
         """
@@ -47,58 +41,40 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Images of one class that are taken for another.
-
-    Args:
-        true: label of the images.
-        predicted: what they are taken for.
-        count: how many.
-        percent: of the images of the true class.
-    """
+    """Images of one class that are classified as another."""
 
     true: int
     predicted: int
     count: int
-    percent: float
+    percent: float  # of the images of the true class
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Precision and recall of one class against the rest, over all thresholds.
+    """Precision and recall of one class against the rest, over all thresholds."""
 
-    Args:
-        precision: from 0 to 1 (n,).
-        recall: from 1 down to 0 (n,).
-    """
-
-    precision: Floats
-    recall: Floats
+    precision: Floats  # from 0 to 1 (n,)
+    recall: Floats  # from 1 down to 0 (n,)
 
     @property
     def average_precision(self) -> float:
-        """Area under the steps of the curve, as scikit-learn's `average_precision_score`: nothing is interpolated."""
+        """Returns the area under the curve, without interpolation, as scikit-learn's `average_precision_score`."""
         return float(-np.sum(np.diff(self.recall) * self.precision[:-1]))
 
     def at(self, recalls: Floats) -> Floats:
-        """Precision at the threshold that is the first to reach each recall."""
+        """Returns the precision at the first threshold that reaches each recall."""
         rising = self.recall[::-1]
         return self.precision[::-1][np.minimum(np.searchsorted(rising, recalls), len(rising) - 1)]
 
 
 def confusion_counts(labels: Labels, predicted: Labels, num_classes: int) -> Counts:
-    """Counts (num_classes, num_classes); rows are true, columns predicted classes."""
+    """Returns the confusion matrix (num_classes, num_classes); rows are true, columns predicted classes."""
     cells = labels.astype(np.int64) * num_classes + predicted
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15) -> Reliability:
-    """Bins images by the probability of the class that they are taken for.
-
-    Args:
-        labels: (n,).
-        probabilities: (n, num_classes), finite.
-        num_bins: bins from 0 to 1; 15 as in the paper, see `Reliability.ece`.
-    """
+    """Bins images by their largest probability, which is finite; 15 bins as in the paper of `Reliability.ece`."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.digitize(confidence, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
@@ -109,18 +85,13 @@ def reliability(labels: Labels, probabilities: Probabilities, num_bins: int = 15
 
 
 def row_percent(confusion: Counts) -> Floats:
-    """Percent of the images of each true class (num_classes, num_classes); NaN for a class without images."""
+    """Returns percent of the images of each true class (num_classes, num_classes); NaN for a class without images."""
     with np.errstate(invalid="ignore"):
         return np.asarray(100 * confusion / confusion.sum(axis=1, keepdims=True))
 
 
 def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
-    """The largest counts beside the diagonal, the largest first; ties in the order of the classes.
-
-    Args:
-        confusion: see `confusion_counts`.
-        num_pairs: at most so many.
-    """
+    """Returns the largest counts off the diagonal, the largest first; ties in the order of the classes."""
     wrong = confusion - np.diag(confusion.diagonal())
     percent = row_percent(confusion)
     order = np.argsort(-wrong, axis=None, kind="stable")[:num_pairs]
@@ -129,19 +100,12 @@ def most_confused(confusion: Counts, num_pairs: int = 10) -> list[ConfusedPair]:
 
 
 def precision_recall(labels: Labels, probabilities: Probabilities) -> list[PrecisionRecall | None]:
-    """The curve of each class against the rest; None for a class without images, which has no recall.
-
-    Args:
-        labels: (n,).
-        probabilities: (n, num_classes), finite.
-    """
+    """Returns the curve of each class against the rest; None for a class without images, which has no recall."""
     from sklearn.metrics import precision_recall_curve  # a second of import
 
-    def curve(label: int) -> PrecisionRecall | None:
-        positive = labels == label
-        if not positive.any():
-            return None
-        precision, recall, _ = precision_recall_curve(positive, probabilities[:, label])
-        return PrecisionRecall(precision, recall)
-
-    return [curve(label) for label in range(probabilities.shape[1])]
+    present = set(labels.tolist())
+    curves = enumerate(probabilities.T)
+    return [
+        PrecisionRecall(*precision_recall_curve(labels == label, scores)[:2]) if label in present else None
+        for label, scores in curves
+    ]

@@ -1,6 +1,6 @@
-"""Which images a network gets wrong, the most confident mistakes first.
+"""Finds the images that a network gets wrong, the most confident mistakes first.
 
-They are ranked by their loss, -log p of the true class, in nats.
+Mistakes are ranked by their loss, -log p of the true class, in nats.
 """
 
 from __future__ import annotations
@@ -8,86 +8,60 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from cifar_resnets.support.atomic_file import replacing
+from cifar_resnets.support.sandbox import like_network, plain_network, sandboxed
 
-__all__ = [
-    "Chosen",
-    "Samples",
-    "TopLosses",
-    "by_pair",
-    "classified",
-    "in_order_of",
-    "joined",
-    "ranked",
-    "shown",
-    "shrunk",
-    "write_arrays",
-]
+CHUNK = 32  # images at once
 
 
 @dataclass(frozen=True)
 class Samples:
     """Classified images.
 
-    Args:
-        images: (n, c, h, w), normalised.
-        index: int64 (n,), place in the data.
-        labels: int64 (n,), true classes.
-        predicted: int64 (n,), most probable classes.
-        p_label: float32 (n,), probability of the true class.
-        p_predicted: float32 (n,), probability of the most probable class.
-        score: float32 (n,), the larger the more confidently wrong: the loss of a mistake, which is above 0, or 0 if it
-            is not a number; below 0 for an image that is right, and ascending with its loss.
+    The score ascends from the images that are right to the most confident mistake: the loss of a mistake, 0 if that is
+    NaN, and -p of the true class of an image that is right, -inf if that is NaN.
     """
 
-    images: Tensor
-    index: Tensor
-    labels: Tensor
-    predicted: Tensor
-    p_label: Tensor
-    p_predicted: Tensor
-    score: Tensor
+    images: Tensor  # (n, c, h, w), normalised
+    index: Tensor  # int64 (n,), place in the data
+    labels: Tensor  # int64 (n,), true classes
+    predicted: Tensor  # int64 (n,), most probable classes
+    p_label: Tensor  # float32 (n,), probability of the true class
+    p_predicted: Tensor  # float32 (n,), probability of the most probable class
+    score: Tensor  # float32 (n,)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Tensor | Sequence[int]) -> Samples:
-        """Some of them, by their rows; a sequence of numbers costs no copy to the device."""
+        """Selects rows; given as a sequence of numbers, they are not copied to the device."""
         if isinstance(rows, Tensor):
-            return Samples(*(each[rows] for each in self._tensors()))
-        return Samples(*(torch.stack([each[row] for row in rows]) if rows else each[:0] for each in self._tensors()))
+            return Samples(*(each[rows] for each in self.tensors()))
+        return Samples(*(torch.stack([each[row] for row in rows]) if rows else each[:0] for each in self.tensors()))
 
     def cpu(self) -> Samples:
-        """The same on the CPU."""
-        return Samples(*(each.cpu() for each in self._tensors()))
+        """Copies the samples to the CPU."""
+        return Samples(*(each.cpu() for each in self.tensors()))
 
     @property
     def wrong(self) -> Tensor:
         """Bool (n,): which are misclassified."""
         return self.predicted != self.labels
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """Returns all fields in their order."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
-def classified(images: Tensor, labels: Tensor, logits: Tensor, index: Tensor) -> Samples:
-    """A batch and what was said of it.
-
-    Args:
-        images: (n, c, h, w), normalised.
-        labels: (n,), true classes.
-        logits: (n, num_classes).
-        index: int64 (n,), place in the data.
-    """
+def classify(images: Tensor, labels: Tensor, logits: Tensor, index: Tensor) -> Samples:
+    """Builds the samples of a batch from a network's logits (n, num_classes)."""
     labels = labels.long()
     log_p = logits.detach().float().log_softmax(dim=1)
     best, predicted = log_p.max(dim=1)
@@ -98,19 +72,18 @@ def classified(images: Tensor, labels: Tensor, logits: Tensor, index: Tensor) ->
     return Samples(images.detach(), index, labels, predicted, p_label, best.exp(), score)
 
 
-def joined(parts: Sequence[Samples]) -> Samples:
-    """One set of several."""
-    return Samples(*(torch.cat(each) for each in zip(*(part._tensors() for part in parts), strict=True)))
+def classify_again(network: nn.Module, samples: Samples) -> Samples:
+    """Classifies samples on the CPU with a network's present weights; the network is left as it was."""
+    network = plain_network(network)
+    with sandboxed(network, samples.images), torch.no_grad():
+        logits = [network(like_network(network, images)).cpu() for images in torch.split(samples.images, CHUNK)]
+    return classify(samples.images, samples.labels, torch.cat(logits), samples.index)
 
 
-class TopLosses:
-    """The most confidently wrong images of all batches, then those that are right with the largest loss.
+class HighestLosses:
+    """Keeps the most confident mistakes of all batches, then the images that are right with the highest loss.
 
-    Of equals the first come first. No value is brought to Python.
-
-    Args:
-        num_samples: how many are kept.
-        max_side: larger images are shrunk to so many pixels a side; kept as they are if None.
+    Of equals the first are kept. The device is never waited for. Images larger than `max_side` are scaled down to it.
     """
 
     def __init__(self, num_samples: int, max_side: int | None = None) -> None:
@@ -118,53 +91,52 @@ class TopLosses:
         self.kept: Samples | None = None
 
     def update(self, batch: Samples, places: range) -> None:
-        """Takes in a batch that comes after the ones before in the data."""
+        """Takes in the next batch."""
         best = self._best(batch)
         if self.max_side is not None:
-            best = replace(best, images=shrunk(best.images, self.max_side))
-        self.kept = best if self.kept is None else self._best(joined([self.kept, best]))
+            best = replace(best, images=limit_size(best.images, self.max_side))
+        self.kept = best if self.kept is None else self._best(concatenate([self.kept, best]))
 
     def _best(self, samples: Samples) -> Samples:
         # not by topk, which takes any of equals
         return samples.take(samples.score.sort(descending=True, stable=True).indices[: self.num_samples])
 
+    def merge(self, samples: Samples) -> Samples:
+        """Selects from the samples that all ranks kept, on the CPU; an image that came twice is taken once."""
+        order = np.lexsort((samples.index.numpy(), -samples.score.numpy()))
+        _, first = np.unique(samples.index.numpy()[order], return_index=True)
+        return samples.take(torch.from_numpy(order[np.sort(first)][: self.num_samples]))
 
-class Chosen:
-    """The same images in each evaluation, by their places in the data.
 
-    Args:
-        places: whose images are taken, in this order.
-    """
+class SamplesAt:
+    """Keeps the images at given places in the data, in the order of these places."""
 
     def __init__(self, places: Sequence[int]) -> None:
         self.places = places
         self.kept: Samples | None = None
 
     def update(self, batch: Samples, places: range) -> None:
-        """Takes in a batch: `places` says what its index says, without a look at the device."""
+        """Takes in a batch; `places` are those of its images, known without waiting for the device."""
         rows = [places.index(place) for place in self.places if place in places]
         if rows:
             found = batch.take(rows)
-            self.kept = found if self.kept is None else joined([self.kept, found])
+            self.kept = found if self.kept is None else concatenate([self.kept, found])
+
+    def merge(self, samples: Samples) -> Samples:
+        """Orders the samples that all ranks kept by their places; a place without a sample is left out."""
+        rows = {place: row for row, place in enumerate(samples.index.tolist())}
+        return samples.take([rows[place] for place in self.places if place in rows])
 
 
-def ranked(samples: Samples, num_samples: int) -> Samples:
-    """The first of the samples of several ranks, on the CPU; each image once, of equals the first in the data."""
-    order = np.lexsort((samples.index.numpy(), -samples.score.numpy()))
-    _, first = np.unique(samples.index.numpy()[order], return_index=True)
-    return samples.take(torch.from_numpy(order[np.sort(first)][:num_samples]))
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """Concatenates sets of samples."""
+    return Samples(*(torch.cat(each) for each in zip(*(part.tensors() for part in parts), strict=True)))
 
 
-def in_order_of(places: Sequence[int], samples: Samples) -> Samples:
-    """The samples at some places in the data, in the order of these; a place without a sample is left out."""
-    rows = {place: row for row, place in enumerate(samples.index.tolist())}
-    return samples.take([rows[place] for place in places if place in rows])
+def group_by_pair(samples: Samples) -> Samples:
+    """Sorts samples on the CPU by pair of true and predicted class.
 
-
-def by_pair(samples: Samples) -> Samples:
-    """The same samples on the CPU, those with one true and one predicted class together.
-
-    Larger groups come first, of equal ones that with the larger score, and images that are right last.
+    Larger groups come first, of equally large ones that with the highest score; images that are right come last.
     """
     pairs = list(zip(samples.labels.tolist(), samples.predicted.tolist(), strict=True))
     scores, sizes = samples.score.tolist(), Counter(pairs)
@@ -177,11 +149,14 @@ def by_pair(samples: Samples) -> Samples:
     return samples.take(sorted(range(len(samples)), key=key))
 
 
-def shown(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> NDArray[np.uint8]:
-    """Images as they were before they were normalised.
+def to_pixels(
+    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> NDArray[np.uint8]:
+    """Converts normalised images back to pixels.
 
     Args:
-        images: normalised (n, c, h, w), on the CPU; c of 1 is grey, of more than 3 the first three count.
+        images: normalised (n, c, h, w), on the CPU; fewer than three channels are shown in grey, of more than three
+            the first three are shown.
         mean: per channel, on the scale 0 to 1; if not given, the values of all images are stretched over the scale.
         std: per channel, on the scale 0 to 1.
 
@@ -199,18 +174,11 @@ def shown(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[flo
     return pixels
 
 
-def shrunk(images: Tensor, max_side: int) -> Tensor:
-    """Images (n, c, h, w) with sides of at most so many pixels, by an antialiased filter; smaller ones as they are."""
+def limit_size(images: Tensor, max_side: int) -> Tensor:
+    """Scales images (n, c, h, w) down, antialiased, where a side is longer than `max_side` pixels."""
     height, width = images.shape[2:]
     longer = max(height, width)
     if longer <= max_side or not len(images):
         return images
     size = [max(1, round(side * max_side / longer)) for side in (height, width)]
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Writes a compressed .npz file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        np.savez_compressed(file, **arrays)

@@ -1,7 +1,7 @@
-"""A picture of classified images: each beside its two probabilities and where the network looked.
+"""Draws classified images in rows: each beside its two probabilities and its heatmaps.
 
-TensorBoard shows a picture 350 pixels wide until it is clicked, and then in its real size. A picture is therefore 700
-pixels wide, with letters that can still be read at half the size, and has the same height for any number of images.
+TensorBoard shows a picture 350 pixels wide until it is clicked, and then in its real size. A gallery is therefore 700
+pixels wide, with letters that can still be read at half the size.
 """
 
 from __future__ import annotations
@@ -9,36 +9,25 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cifar_resnets.figures.panels import (
-    PANEL,
-    PREDICTED,
-    TRUE,
-    Pixels,
-    as_bytes,
-    difference,
-    enlarged,
-    fitted_size,
-    heated,
-    shrunk,
-)
-
-__all__ = ["Gallery", "draw_gallery"]
+from cifar_resnets.figures import panels
+from cifar_resnets.figures.panels import PANEL, PREDICTED, TRUE, Pixels
 
 Color = tuple[int, int, int]
+Drawing = ImageDraw.ImageDraw
 
 WIDTH = 700
 GAP, MARGIN = 8, 6
 ROW = PANEL + GAP
 HEADER = 66
 CAPTION = WIDTH - 2 * MARGIN - 4 * ROW  # width of the text beside the panels
-SIGN = 27  # of that, of the sign before a name
-TEXT, SMALL = 23, 18  # size of letters, and of those that are to fit into little room
+SIGN = 27  # width of the sign before a name
+TEXT, SMALL = 23, 18  # size of letters, and the least size where text is long
 
 INK, GREY, EMPTY = (32, 32, 32), (90, 90, 90), (240, 240, 240)
 RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
@@ -46,112 +35,94 @@ RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
 
 @dataclass(frozen=True)
 class Gallery:
-    """Classified images, a row each.
+    """Classified images and their explanations."""
 
-    Args:
-        images: uint8 (n, h, w, 3).
-        index: int64 (n,), place in the data.
-        labels: int64 (n,), true classes.
-        predicted: int64 (n,), most probable classes.
-        p_label: float32 (n,), probability of the true class.
-        p_predicted: float32 (n,), probability of the most probable class.
-        heat: float32 (n, 2, h, w) from 0 to 1, where the network looked for the predicted and for the true class; None
-            if that is not known.
-        fields: float (n, 4), a box over each image: its first row, first column, last row and last column; or None.
-    """
-
-    images: Pixels
-    index: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    p_label: NDArray[np.float32]
-    p_predicted: NDArray[np.float32]
-    heat: NDArray[np.float32] | None = None
-    fields: NDArray[np.float64] | None = None
+    images: Pixels  # (n, h, w, 3)
+    index: NDArray[np.int64]  # (n,), place in the data
+    labels: NDArray[np.int64]  # (n,), true classes
+    predicted: NDArray[np.int64]  # (n,), most probable classes
+    p_label: NDArray[np.float32]  # (n,), probability of the true class
+    p_predicted: NDArray[np.float32]  # (n,), probability of the most probable class
+    heat: NDArray[np.float32] | None = None  # (n, 2, h, w) from 0 to 1, for the predicted and for the true class
+    fields: NDArray[np.float64] | None = None  # (n, 4), a box over each image: first row and column, and the last
+    note: str = ""  # how the heatmaps were computed
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Returns what is known of each image, as the columns of a table."""
+        same = {name: getattr(self, name) for name in ("images", "index", "predicted", "p_label", "p_predicted")}
+        return {**same, "label": self.labels}
 
-def draw_gallery(
-    gallery: Gallery, class_names: Sequence[str], num_rows: int, note: str = "", grouped: bool = False
-) -> Image.Image:
-    """Draws a gallery.
+    def pair(self, row: int) -> tuple[int, int]:
+        """Returns the true and the predicted class of an image."""
+        return int(self.labels[row]), int(self.predicted[row])
+
+
+def gallery_height(num_rows: int) -> int:
+    """Returns the height of a gallery in pixels, with its header."""
+    return HEADER + num_rows * ROW
+
+
+def draw_gallery(gallery: Gallery, class_names: Sequence[str], grouped: bool = False) -> Image.Image:
+    """Draws a gallery in RGB, 700 pixels wide and `gallery_height` pixels high.
 
     Args:
-        gallery: at most `num_rows` images; the other rows are left empty.
+        gallery: any number of images.
         class_names: names of the classes, in any language.
-        num_rows: rows of the picture, which is always of the same size for the same number.
-        note: one line above, for example how the heat was computed.
-        grouped: whether a rule parts images of different pairs of classes.
-
-    Returns:
-        RGB, 700 pixels wide and 104 pixels high for each row, with a header.
+        grouped: whether to draw a line between images of different pairs of classes.
     """
-    canvas = np.full((HEADER + num_rows * ROW, WIDTH, 3), 255, np.uint8)
-    for column, panels in enumerate(_columns(gallery, num_rows)):
-        _paste(canvas, column, panels)
-    picture = Image.fromarray(canvas)
+    picture = Image.new("RGB", (WIDTH, gallery_height(len(gallery))), "white")
     draw = ImageDraw.Draw(picture)
-    _header(draw, note, has_heat=gallery.heat is not None or not len(gallery))
+    if not len(gallery):
+        _text(draw, (MARGIN, HEADER // 2), "No misclassified images", TEXT, RIGHT, WIDTH)
+        return picture
+    for column, images in enumerate(_columns(gallery)):
+        for row, panel in enumerate(images):
+            picture.paste(Image.fromarray(panel), _corner(row, column, *panel.shape[:2]))
+    _header(draw, gallery.note, has_heat=gallery.heat is not None)
     for row in range(len(gallery)):
         _caption(draw, gallery, row, class_names)
         if gallery.fields is not None:
             _box(draw, row, gallery.images.shape[1:3], gallery.fields[row])
-        if grouped and row and _pair(gallery, row) != _pair(gallery, row - 1):
-            _rule(draw, row)
-    if not len(gallery):
-        _text(draw, (MARGIN, HEADER + PANEL // 2), "No misclassified images", TEXT, RIGHT, WIDTH)
+        if grouped and row and gallery.pair(row) != gallery.pair(row - 1):
+            y = HEADER + row * ROW
+            draw.line((MARGIN, y, WIDTH - MARGIN, y), fill=INK, width=2)
     return picture
 
 
-# The panels.
+def _columns(gallery: Gallery) -> list[Pixels]:
+    """Returns the panels (n, h', w', 3) of each column: images, both heatmaps, their difference."""
+    columns = [images := panels.shrunk(gallery.images)]
+    if gallery.heat is not None:
+        quantised = panels.as_bytes(gallery.heat)
+        predicted, true = (panels.shrunk(quantised[:, of]) for of in range(2))
+        differences = panels.difference(images, predicted, true)
+        differences[gallery.labels == gallery.predicted] = EMPTY
+        columns += [panels.heated(images, predicted), panels.heated(images, true), differences]
+    return [panels.enlarged(each) for each in columns]
 
 
-def _columns(gallery: Gallery, num_rows: int) -> list[Pixels]:
-    """The panels of each column (num_rows or fewer, h', w', 3): images, both heats, their difference."""
-    if not len(gallery):
-        return [np.full((num_rows, PANEL, PANEL, 3), EMPTY, np.uint8)] * 4
-    images = shrunk(gallery.images)
-    if gallery.heat is None:
-        return [enlarged(images)]
-    quantised = as_bytes(gallery.heat)
-    predicted, true = (shrunk(quantised[:, of]) for of in range(2))
-    differences = difference(images, predicted, true)
-    differences[gallery.labels == gallery.predicted] = EMPTY
-    return [enlarged(each) for each in (images, heated(images, predicted), heated(images, true), differences)]
+def _corner(row: int, column: int, height: int = PANEL, width: int = PANEL) -> tuple[int, int]:
+    """Returns left and top of an image in the middle of a panel."""
+    left, top = MARGIN + CAPTION + column * ROW + GAP, HEADER + row * ROW + GAP // 2
+    return left + (PANEL - width) // 2, top + (PANEL - height) // 2
 
 
-def _paste(canvas: Pixels, column: int, panels: Pixels) -> None:
-    """Puts panels (n, h', w', 3) into a column, each in the middle of its place."""
-    top, left = _corner(0, column)
-    num, height, width = panels.shape[:3]
-    places = canvas[HEADER : HEADER + num * ROW].reshape(num, ROW, WIDTH, 3)
-    top, left = top - HEADER + (PANEL - height) // 2, left + (PANEL - width) // 2
-    places[:, top : top + height, left : left + width] = panels
-
-
-def _corner(row: int, column: int) -> tuple[int, int]:
-    """Top and left of a panel's place."""
-    return HEADER + row * ROW + GAP // 2, MARGIN + CAPTION + column * ROW + GAP
-
-
-# The text.
-
-
-def _header(draw: ImageDraw.ImageDraw, note: str, has_heat: bool) -> None:
+def _header(draw: Drawing, note: str, has_heat: bool) -> None:
     _text(draw, (MARGIN, 18), note, TEXT, GREY, WIDTH - 2 * MARGIN)
     _text(draw, (MARGIN, HEADER - 18), "✓ true", SMALL, TRUE, CAPTION)
     _text(draw, (MARGIN + 84, HEADER - 18), "✗ predicted", SMALL, PREDICTED, CAPTION)
     names = {"image": INK, "predicted": PREDICTED, "true": TRUE, "difference": INK}
     for column, (name, color) in enumerate(names.items()):
         if has_heat or column == 0:
-            centre = _corner(0, column)[1] + PANEL // 2
+            centre = _corner(0, column)[0] + PANEL // 2
             _text(draw, (centre, HEADER - 18), name, SMALL, color, ROW, "mm")
 
 
-def _caption(draw: ImageDraw.ImageDraw, gallery: Gallery, row: int, class_names: Sequence[str]) -> None:
-    label, predicted = _pair(gallery, row)
+def _caption(draw: Drawing, gallery: Gallery, row: int, class_names: Sequence[str]) -> None:
+    label, predicted = gallery.pair(row)
     right = label == predicted
     lines = [("✓", label, gallery.p_label[row], RIGHT if right else TRUE)]
     lines += [] if right else [("✗", predicted, gallery.p_predicted[row], PREDICTED)]
@@ -159,10 +130,10 @@ def _caption(draw: ImageDraw.ImageDraw, gallery: Gallery, row: int, class_names:
     for sign, number, probability, color in lines:
         shown = f"{100 * float(probability):.1f} %"
         _text(draw, (end, middle), shown, TEXT, color, CAPTION, "rm")
-        # apart from the name, which may be written from the right to the left
+        # not with the name, which may be written from right to left
         _text(draw, (MARGIN, middle), sign, TEXT, color, CAPTION)
-        room = end - MARGIN - SIGN - _font(TEXT).getlength(shown) - 10
-        _text(draw, (MARGIN + SIGN, middle), shown_name(class_names[number], number), TEXT, color, room)
+        width = end - MARGIN - SIGN - _font(TEXT).getlength(shown) - 10
+        _text(draw, (MARGIN + SIGN, middle), shown_name(class_names[number], number), TEXT, color, width)
         middle += 32
     if right:
         _text(draw, (MARGIN + SIGN, middle), "right", TEXT, RIGHT, CAPTION)
@@ -170,27 +141,21 @@ def _caption(draw: ImageDraw.ImageDraw, gallery: Gallery, row: int, class_names:
 
 
 def shown_name(name: str, number: int) -> str:
-    """A class' name in one line, its number in the place of letters that the font lacks."""
+    """Returns a class' name on one line, with its number where the font lacks letters of the name."""
     name = " ".join(name.split())
     known = "".join(letter for letter in name if ord(letter) in _letters())
     return name if known == name and name else " ".join(f"class {number} {known}".split())
 
 
 def _text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[float, float],
-    text: str,
-    size: int,
-    color: Color,
-    room: float,
-    anchor: str = "lm",
+    draw: Drawing, at: tuple[float, float], text: str, size: int, color: Color, width: float, anchor: str = "lm"
 ) -> None:
-    """One line; in smaller letters where there is little room, and cut where that is not enough."""
-    while size > SMALL and _font(size).getlength(text) > room:
+    """Writes one line, in smaller letters where it is too wide, and cut where that is not enough."""
+    while size > SMALL and _font(size).getlength(text) > width:
         size -= 1
     font = _font(size)
-    if font.getlength(text) > room:
-        while text and font.getlength(text + "…") > room:
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
             text = text[:-1]
         text = text.rstrip() + "…"
     draw.text(at, text, fill=color, font=font, anchor=anchor)
@@ -209,31 +174,18 @@ def _letters() -> frozenset[int]:
 
 
 def _font_file() -> str:
-    import matplotlib
+    from matplotlib import get_data_path
 
-    # Pillow's own font has few letters beyond Latin
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-# Lines.
+    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # Pillow's own font has few letters beyond Latin
 
 
-def _rule(draw: ImageDraw.ImageDraw, row: int) -> None:
-    y = HEADER + row * ROW
-    draw.line((MARGIN, y, WIDTH - MARGIN, y), fill=INK, width=2)
-
-
-def _box(draw: ImageDraw.ImageDraw, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:
-    """The part of a field that lies in the image, over its panel."""
-    (height, width), (top, left) = size, _corner(row, 0)
-    new_width, new_height = fitted_size(height, width)
-    top, left = top + (PANEL - new_height) // 2, left + (PANEL - new_width) // 2
+def _box(draw: Drawing, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:
+    """Draws the part of a field that lies in the image over its panel."""
+    height, width = size
+    new_width, new_height = panels.fitted_size(height, width)
+    left, top = _corner(row, 0, new_height, new_width)
     first = np.clip(np.nan_to_num(field[:2]), 0, (height, width))
     last = np.clip(np.nan_to_num(field[2:]) + 1, 0, (height, width))
     scale = np.array([new_height / height, new_width / width])
     (y0, x0), (y1, x1) = np.round(first * scale), np.round(last * scale) - 1
     draw.rectangle((left + x0, top + y0, left + max(x0, x1), top + max(y0, y1)), outline=FIELD, width=2)
-
-
-def _pair(gallery: Gallery, row: int) -> tuple[int, int]:
-    return int(gallery.labels[row]), int(gallery.predicted[row])

@@ -1,4 +1,4 @@
-"""The figure of a learning-rate search: the curve with its suggestions, and the schedule that follows."""
+"""The figure of a learning-rate range test: the curve with marked rates, and the schedule that follows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_resnets.figures import style
+from cifar_resnets.results.csv_files import Curve, finite
 from cifar_resnets.training.lr_curve import SUGGESTIONS, divergence_start, smooth
 from cifar_resnets.training.lr_search import Search
 
@@ -16,22 +18,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = dict(zip(SUGGESTIONS, ("tab:red", "tab:purple", "tab:green", "tab:orange"), strict=True))
+COLORS = dict(zip(SUGGESTIONS, (style.PALETTE[name] for name in ("s4", "s3", "s2", "s1")), strict=True))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule of a run.
-
-    Args:
-        epochs: when each step is taken, in epochs (steps,).
-        rates: its learning rate (steps,).
-        momenta: its momentum (steps,), or None where the optimizer has none.
-    """
+    """The schedule of a run: time in epochs, learning rate and momentum of each step (steps,), if there is momentum."""
 
     epochs: NDArray[np.float64]
     rates: NDArray[np.float64]
     momenta: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A learning rate above 0 that is marked, with its label in the legend, and whether it is the one that is used."""
+
+    rate: float
+    label: str
+    color: str = style.INK
+    chosen: bool = True
 
 
 def plot_search(search: Search, method: str, plan: Plan) -> Figure:
@@ -39,66 +45,93 @@ def plot_search(search: Search, method: str, plan: Plan) -> Figure:
 
     Args:
         search: what was measured.
-        method: whose suggestion was asked for.
+        method: the suggestion that is used.
         plan: the schedule of the run, with what was found.
     """
-    from matplotlib.figure import Figure  # half a second of import
+    runs = []
+    for losses in search.runs:
+        rates = np.array(search.rates[: len(losses)])
+        runs.append((Curve(rates, np.array(losses)), Curve(rates, np.array(smooth(losses)))))
+    found = {name: search.suggestion(name).value for name in SUGGESTIONS}
+    marks = [
+        Mark(rate, f"{name} {rate:#.3g}" + " (chosen)" * (name == method), COLORS[name], name == method)
+        for name, rate in found.items()
+    ]
+    start = min(divergence_start(raw.x.tolist(), raw.y.tolist()) for raw, _ in runs)
+    title = f"Learning-rate range test: {method} {found[method]:#.3g}"
+    return plot_range_test(runs, marks, (start, search.rates[-1]), plan, title)
 
-    figure = Figure(figsize=(5.6, 6.2), layout="constrained", dpi=140)
-    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
-    _draw_curves(above, search)
-    _mark_suggestions(above, search, method)
-    _draw_plan(below, plan)
+
+def plot_range_test(
+    runs: Sequence[tuple[Curve, Curve]],
+    marks: Sequence[Mark],
+    diverged: tuple[float, float] | None = None,
+    plan: Plan | None = None,
+    title: str = "",
+) -> Figure:
+    """Draws the loss of each run against the rate, and a schedule below.
+
+    `runs` are losses over rates above 0, as measured and smoothed, of which at least one is finite; between the rates
+    `diverged`, the loss has diverged.
+    """
+    heights = [240] if plan is None else [240, 160]
+    figure = style.new_figure(style.WIDTH, sum(heights), title)
+    above, *below = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_losses(above, runs)
+    if diverged is not None and diverged[0] < diverged[1]:
+        above.axvspan(*diverged, color=style.MUTED, alpha=0.2, lw=0, label="diverged")
+    for mark in marks:
+        width, dashes = (1.6, "-") if mark.chosen else (1, "--")
+        above.axvline(mark.rate, color=mark.color, label=mark.label, lw=width, ls=dashes)
+    _set_limits(above, runs, marks, diverged)
+    style.add_legend(above, "best", 0.85 * style.TEXT)
+    if plan is not None:
+        _draw_plan(below[0], plan)
     return figure
 
 
-def _draw_curves(axes: Axes, search: Search) -> None:
-    for run, losses in enumerate(search.runs):
-        rates = search.rates[: len(losses)]
-        axes.plot(rates, losses, color="tab:blue", lw=0.8, alpha=0.35, label="loss" if run == 0 else None)
-        axes.plot(rates, smooth(losses), color="tab:blue", lw=1.8, label="smoothed loss" if run == 0 else None)
-    diverged = [divergence_start(search.rates[: len(losses)], losses) for losses in search.runs]
-    if min(diverged) < search.rates[-1]:
-        axes.axvspan(min(diverged), search.rates[-1], color="tab:gray", alpha=0.2, lw=0, label="diverged")
-    axes.set_xscale("log")
-    lowest = min(search.suggestion(name).value for name in COLORS)  # a tenth of a low minimum may lie outside
-    axes.set_xlim(min(search.rates[0], 0.8 * lowest), search.rates[-1])
-    axes.set_ylim(*_limits(search.runs))
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss (nats)")
-    axes.grid(alpha=0.3)
+def _draw_losses(axes: Axes, runs: Sequence[tuple[Curve, Curve]]) -> None:
+    for number, (raw, smoothed) in enumerate(runs):
+        axes.plot(raw.x, raw.y, color=style.BLUE, lw=0.8, alpha=0.4, label="" if number else "loss")
+        axes.plot(smoothed.x, smoothed.y, color=style.BLUE, lw=1.6, label="" if number else "smoothed loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats)")
 
 
-def _limits(runs: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """From below the smallest loss to somewhat above the first: a divergence would flatten the rest."""
-    low = min(min(losses) for losses in runs)
+def _set_limits(
+    axes: Axes, runs: Sequence[tuple[Curve, Curve]], marks: Sequence[Mark], diverged: tuple[float, float] | None
+) -> None:
+    rates, marked = np.concatenate([raw.x for raw, _ in runs]), [mark.rate for mark in marks]
+    low, high = min([rates.min(), *(0.8 * rate for rate in marked)]), max([rates.max(), *marked, *(diverged or ())])
+    axes.set_xlim(low, max(high, 1.1 * low))  # there may be a single step
+    axes.set_ylim(*_loss_limits([losses for raw, _ in runs if len(losses := finite(raw.y))]))
+    style.apply(axes)
+    style.set_ticks(axes.xaxis, log=True)
+
+
+def _loss_limits(runs: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Returns limits from below the smallest loss to somewhat above the first: a divergence would flatten the rest."""
+    low = min(float(losses.min()) for losses in runs)
     first = max(float(np.median(losses[: max(1, len(losses) // 10)])) for losses in runs)
-    room = max(first - low, 0.1)
-    return low - 0.1 * room, first + 0.6 * room
-
-
-def _mark_suggestions(axes: Axes, search: Search, method: str) -> None:
-    for name, color in COLORS.items():
-        rate, chosen = search.suggestion(name).value, name == method
-        label = f"{name} {rate:#.3g}" + (" (chosen)" if chosen else "")
-        axes.axvline(rate, color=color, lw=2.2 if chosen else 1.2, ls="-" if chosen else "--", label=label)
-    axes.legend(fontsize=7.5, loc="best")
-    axes.set_title(f"Learning-rate range test: {method} {search.suggestion(method).value:#.3g}", fontsize=11)
+    margin = max(first - low, 0.1, 0.001 * abs(low))
+    return low - 0.1 * margin, first + 0.6 * margin
 
 
 def _draw_plan(axes: Axes, plan: Plan) -> None:
-    axes.plot(plan.epochs, plan.rates, color="tab:blue", label="learning rate")
+    style.apply(axes)
+    axes.plot(plan.epochs, plan.rates, color=style.BLUE)
     for step in dict.fromkeys((0, int(plan.rates.argmax()))):
         at = (plan.epochs[step], plan.rates[step])
-        axes.plot(*at, "o", color="tab:red")
-        axes.annotate(f"{at[1]:#.3g}", at, xytext=(6, 4), textcoords="offset points", fontsize=9)
+        axes.plot(*at, "o", color=style.ORANGE)
+        axes.annotate(f"{at[1]:#.3g}", at, xytext=(6, 4), textcoords="offset points", color=style.INK)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("learning rate", color="tab:blue")
+    axes.set_ylabel("learning rate", color=style.BLUE)
     axes.margins(y=0.15)
-    axes.grid(alpha=0.3)
-    axes.set_title("Planned schedule", fontsize=11)
+    axes.set_title("Planned schedule", fontsize=style.TEXT, color=style.INK)
     if plan.momenta is not None:
         other = axes.twinx()
-        other.plot(plan.epochs, plan.momenta, color="tab:orange", ls="--")
-        other.set_ylabel("momentum", color="tab:orange")
+        style.apply(other)
+        other.plot(plan.epochs, plan.momenta, color=style.ORANGE, ls="--")
+        other.set_ylabel("momentum", color=style.ORANGE)
         other.set_ylim(0, 1)
+        other.grid(visible=False)
+        other.spines["right"].set(visible=True, color=style.MUTED)

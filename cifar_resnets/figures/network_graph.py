@@ -1,7 +1,7 @@
-"""The graph of a network for people: a node a layer, and one for each operation between layers, named as in the code.
+"""Builds the graph of a network for readers: a node for each layer and for each operation between layers.
 
-Not by `torch.jit.trace`, on which `SummaryWriter.add_graph` is built: it is deprecated and says so
-on the console, takes nine times as long, and makes nodes of weights, constants and sizes that hide the layers.
+`SummaryWriter.add_graph` would use `torch.jit.trace`, which is deprecated and says so on the console, takes nine times
+as long, and adds nodes for weights, constants and sizes, which hide the layers.
 """
 
 from __future__ import annotations
@@ -19,47 +19,33 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from cifar_resnets.support.sandbox import evaluating, exchanged, plain_network
 
-__all__ = ["Node", "network_graph"]
-
 
 @dataclass(frozen=True)
 class Node:
-    """A layer, an operation outside of any, or an end of the network.
+    """A layer, an operation outside of any, or an end of the network."""
 
-    Args:
-        name: where it is, for example `layer1/0/conv1`; unique.
-        kind: class of the layer, or name of the operation.
-        inputs: names of the nodes whose results it takes.
-        shape: of its result for one image; the first of several.
-        settings: of the layer, as PyTorch prints them.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-    settings: str = ""
+    name: str  # unique, as in the code, for example `layer1/0/conv1`
+    kind: str  # class of the layer, or name of the operation
+    inputs: tuple[str, ...]  # names of the nodes before it
+    shape: tuple[int, ...]  # of its result for one image; the first of several
+    settings: str = ""  # of the layer, as PyTorch prints them
 
 
 def network_graph(module: nn.Module, size: Sequence[int]) -> list[Node]:
-    """Follows an image of zeros through a network in evaluation mode, as it is before any compiler.
+    """Traces an image of zeros of a size (c, h, w) through a network, uncompiled and in evaluation mode.
 
-    Nothing of the module changes; only random numbers that it draws outside of PyTorch are drawn.
-
-    Args:
-        module: a network.
-        size: channels, height and width of an image.
+    The module is left as it was; only random numbers that it draws outside of PyTorch are not restored.
 
     Returns:
         The nodes in the order in which they ran, from `images` to `logits`.
 
     Raises:
-        Exception: whatever the network raises, when it does not take such an image.
+        Exception: of any kind, raised by a network that does not take such an image.
     """
     module = plain_network(module)
     try:
-        return _follow(module, size, lambda tensor: tensor.detach().to("meta"))  # neither memory nor arithmetic
-    except Exception:  # whatever a network does that tensors without content cannot
+        return _follow(module, size, lambda tensor: tensor.detach().to("meta"))  # takes neither memory nor arithmetic
+    except Exception:  # any operation that needs values
         return _follow(module, size, lambda tensor: tensor.detach().clone())
 
 
@@ -82,18 +68,16 @@ def _follow(module: nn.Module, size: Sequence[int], exchange: Callable[[Tensor],
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes which layer is running, and makes nodes of layers and of operations between them."""
+    """Makes nodes of layers and of the operations between them."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
         self.nodes: list[Node] = []
         self.running = [""]
-        self.leaf: nn.Module | None = None  # whose operations are its own affair
-        self.makers: Any = WeakTensorKeyDictionary()  # the node that made a tensor, or changed it last
-        # a scope cannot be a node as well
-        scopes = (name for name, each in module.named_modules() if name and not _is_leaf(each))
-        self.taken = {name.replace(".", "/") for name in scopes}
+        self.leaf: nn.Module | None = None  # the layer that runs; its operations are not recorded
+        self.makers: Any = WeakTensorKeyDictionary()  # the last node that made or changed a tensor
+        self.names = {each: name.replace(".", "/") for name, each in module.named_modules() if name}
+        self.taken = {name for each, name in self.names.items() if not _is_leaf(each)}  # a scope cannot be a node too
 
     def add(self, name: str, kind: str, inputs: Any, outputs: Any, settings: str = "") -> None:
         """Adds a node, if it makes a tensor."""
@@ -108,36 +92,30 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes which layer is running."""
+        """Keeps track of the layer that runs."""
         with ExitStack() as stack:
-            for name, module in self.module.named_modules():
-                if name:
-                    before = module.register_forward_pre_hook(self._enter(name.replace(".", "/")), prepend=True)
-                    after = module.register_forward_hook(self._leave, with_kwargs=True)
-                    stack.callback(before.remove)
-                    stack.callback(after.remove)
+            for module in self.names:
+                stack.callback(module.register_forward_pre_hook(self._enter, prepend=True).remove)
+                stack.callback(module.register_forward_hook(self._leave, with_kwargs=True).remove)
             yield
 
-    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def enter(module: nn.Module, _: Any) -> None:
-            self.running.append(name)
-            if self.leaf is None and _is_leaf(module):
-                self.leaf = module
-
-        return enter
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self.running.append(self.names[module])
+        if self.leaf is None and _is_leaf(module):
+            self.leaf = module
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         name = self.running.pop()
         if self.leaf is module:
             self.leaf = None
-            if not isinstance(module, nn.Identity):  # a placeholder for what this variant does not have
+            if not isinstance(module, nn.Identity):  # a placeholder in some variants
                 self.add(name, type(module).__name__, (args, kwargs), output, module.extra_repr())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "").strip("_")
         if self.leaf is None and name not in ("get", "set"):  # of attributes, such as `shape`
-            changed = args[0] if output is None and args else output  # features[:, 0] = ... returns nothing
+            changed = args[0] if output is None and args else output  # `features[:, 0] = 0` returns None
             if any(each in self.makers for each in _tensors((args, kwargs))):
                 self.add("/".join(filter(None, (self.running[-1], name))), name, (args, kwargs), changed)
         return output
@@ -160,14 +138,14 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def graph_event(graph: Any) -> Any:
-    """What a `SummaryWriter` adds to its file for a `GraphDef`, as its `add_graph` does."""
+    """Builds the event that `SummaryWriter.add_graph` would write for a `GraphDef`."""
     from tensorboard.compat.proto.event_pb2 import Event  # TensorBoard is slow to import
 
     return Event(graph_def=graph.SerializeToString())
 
 
 def graph_def(nodes: Sequence[Node]) -> Any:
-    """A graph as TensorBoard reads it, a `GraphDef`."""
+    """Builds a `GraphDef`, which TensorBoard reads."""
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.compat.proto.versions_pb2 import VersionDef
 

@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels of real images really matter to a unit, and a figure beside the theory.
+"""The effective receptive field: which pixels of real images really matter to a unit.
 
 Source: Luo, Li, Urtasun and Zemel (2016), "Understanding the effective receptive field in deep convolutional neural
 networks", section 3: the gradient of a unit in the centre with respect to the image, its magnitude averaged over a
@@ -10,38 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
+from cifar_resnets.receptive_field.features import Features
 from cifar_resnets.receptive_field.tracer import name_of, trace
 from cifar_resnets.support.sandbox import like_network, sandboxed
-from cifar_resnets.support.tensor_layout import stages
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["effective_field", "effective_size", "follow_layers", "plot_fields", "stage_names"]
+__all__ = ["effective_field", "effective_size", "follow_layers", "stage_names", "stages"]
 
 THRESHOLD = 1 - 0.9545  # of the largest gradient, from which on a pixel counts
 
 
 def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """How much each pixel matters to the unit in the centre of a layer.
-
-    Nothing of the module changes: neither its mode, nor its gradients, nor its buffers.
+    """Measures how much each pixel influences the unit in the centre of a layer.
 
     Args:
-        module: a network.
+        module: a network; it is not changed.
         images: normalised images (n, c, h, w), on its device.
         layer: name of one of its modules.
 
     Returns:
-        Mean magnitude of the gradient (h, w), its largest value 1; on the CPU.
+        Mean magnitude of the gradient (h, w), scaled to a maximum of 1, on the CPU.
 
     Raises:
         ConfigurationError: when there is no such layer, or its output is no tensor of features (n, c, h', w').
@@ -60,17 +53,24 @@ def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
 
 
 def effective_size(field: Tensor) -> float:
-    """Side in pixels of a square as large as the area of the pixels that count, of a field (h, w)."""
+    """Returns the side in pixels of a square with the area of the pixels of a field (h, w) above THRESHOLD."""
     return math.sqrt(int((field > THRESHOLD * field.max()).sum()))
 
 
+def stages(network: nn.Module) -> dict[str, int]:
+    """Returns names and numbers of channels of a timm network's stages."""
+    info = getattr(network, "feature_info", None) or []
+    entries = info if isinstance(info, list) else getattr(info, "info", [])
+    return {entry["module"]: entry["num_chs"] for entry in entries if "module" in entry and "num_chs" in entry}
+
+
 def stage_names(module: nn.Module) -> list[str]:
-    """The modules that a figure shows if none are named: the network's stages."""
+    """Returns the names of the network's stages, which are shown if no layers are named."""
     return list(stages(module)) or [name for name, child in module.named_children() if isinstance(child, nn.Sequential)]
 
 
 def follow_layers(module: nn.Module, size: Sequence[int], layers: Sequence[str] | None = None) -> dict[str, Features]:
-    """What some layers see of an image, in theory.
+    """Returns the theoretical fields of some layers.
 
     Args:
         module: a network.
@@ -89,31 +89,6 @@ def follow_layers(module: nn.Module, size: Sequence[int], layers: Sequence[str] 
     return {name: outputs[name] for name in names}
 
 
-def plot_fields(module: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> Figure:
-    """Draws the theoretical field of each layer's central unit over an image, and the effective one below.
-
-    Args:
-        module: a network.
-        images: normalised images (n, c, h, w), on its device; the first is shown.
-        layers: names of modules that return features; the stages if not given.
-
-    Raises:
-        ConfigurationError: when a layer cannot be shown.
-    """
-    from matplotlib.figure import Figure  # half a second of import
-
-    followed = follow_layers(module, images.shape[1:], layers)
-    figure = Figure(figsize=(2.4 * len(followed) + 0.2, 5.6), layout="constrained", dpi=120)
-    figure.suptitle(f"Receptive fields of {name_of(module)}", fontsize=11)
-    axes = figure.subplots(2, len(followed), squeeze=False)
-    picture = _picture(images[0])
-    for column, (name, features) in enumerate(followed.items()):
-        field = effective_field(module, images, name)
-        _show(axes[0][column], picture, features, f"{name}\n{_size(features, picture)}")
-        _show(axes[1][column], field, features, f"effective: {effective_size(field):.0f} pixels")
-    return figure
-
-
 @contextmanager
 def _output_of(module: nn.Module, layer: str) -> Iterator[list[Any]]:
     outputs: list[Any] = []
@@ -125,40 +100,3 @@ def _output_of(module: nn.Module, layer: str) -> Iterator[list[Any]]:
         yield outputs
     finally:
         handle.remove()
-
-
-def _picture(image: Tensor) -> Tensor:
-    """A normalised image (c, h, w) as RGB or grey values (h, w, 3) from 0 to 1."""
-    image = image.detach().float().cpu()
-    low, high = image.amin(), image.amax()
-    rgb = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    return ((rgb - low) / (high - low).clamp(min=1e-6)).movedim(0, -1)
-
-
-def _size(features: Features, picture: Tensor) -> str:
-    height, width = (features.axes[name].receptive_field for name in (HEIGHT, WIDTH))
-    if math.isinf(height):
-        return "theory: the whole image"
-    beyond = ", beyond the image" if height > picture.shape[0] or width > picture.shape[1] else ""
-    return f"theory: {height:g}{'' if height == width else f'x{width:g}'} pixels{beyond}"
-
-
-def _show(axes: Axes, picture: Tensor, features: Features, title: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.imshow(picture.numpy(), interpolation="nearest", cmap="magma", vmin=0, vmax=1)
-    axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    (top, bottom), (left, right) = (
-        _visible(features, name, side) for name, side in zip((HEIGHT, WIDTH), picture.shape[:2], strict=True)
-    )
-    box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, color="tab:cyan", lw=2)
-    axes.add_patch(box)
-
-
-def _visible(features: Features, name: str, side: int) -> tuple[float, float]:
-    """First and last pixel of the central unit's field, as far as they lie in the image."""
-    axis = features.axes[name]
-    field = axis.at(axis.size // 2)
-    return max(0, field.low), min(side - 1, field.high)

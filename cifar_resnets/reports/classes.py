@@ -1,124 +1,49 @@
-"""What an evaluation says class by class: accuracies, confusions, calibration."""
+"""Accuracy, confusion and calibration of an evaluation, class by class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from cifar_resnets.evaluation.calibration import Reliability, confusion_counts, most_confused, reliability
-from cifar_resnets.figures.charts import heat_grid, proportion_bar, reliability_chart
-from cifar_resnets.reports.formatting import interval, percent
+from cifar_resnets.evaluation.calibration import Counts, Reliability, confusion_counts, most_confused, reliability
+from cifar_resnets.figures.calibration import plot_reliability
+from cifar_resnets.figures.confusion import MOST_WITH_NUMBERS, plot_confusion
+from cifar_resnets.figures.render import to_svg
 from cifar_resnets.results.csv_files import Predictions
+from cifar_resnets.results.json_files import Proportion
 from cifar_resnets.results.run_folder import Run
 
-MAX_TABLE = 20  # classes, up to which a matrix is a table
+
+def class_rows(run: Run) -> list[Proportion]:
+    """Returns the accuracy of each class, and of all images at the end."""
+    return [*run.evaluation.classes, run.evaluation.total] if run.evaluation else []
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """A class in the table of accuracies."""
-
-    name: str
-    accuracy: str
-    interval: str
-    correct: int
-    images: int
-    bar: Markup
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the confusion matrix: its count, the strength of its colour from 0 to 1, and what it says in words."""
-
-    count: int
-    strength: float
-    words: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix: as a table, or without numbers where there are many classes.
-
-    Args:
-        names: of the classes.
-        rows: the cells of each true class; none of many classes.
-        grid: a drawing of many classes.
-    """
-
-    names: Sequence[str]
-    rows: list[list[Cell]]
-    grid: Markup
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Images of one class that are taken for another, and their part of the true class."""
-
-    true: str
-    predicted: str
-    count: int
-    percent: str
-
-
-def class_rows(run: Run) -> list[ClassRow]:
-    """The accuracy of each class, and of all images at the end."""
-    if run.evaluation is None:
-        return []
-    rows = [*run.evaluation.classes, run.evaluation.total]
-    return [
-        ClassRow(
-            row.name,
-            percent(row.accuracy),
-            interval(row.interval),
-            row.correct,
-            row.images,
-            Markup() if row.accuracy is None or row.interval is None else proportion_bar(row.accuracy, *row.interval),
-        )
-        for row in rows
-    ]
-
-
-def matrix(run: Run) -> Matrix | None:
-    """The confusion matrix; None without predictions."""
+def matrix(run: Run) -> dict[str, Any] | None:
+    """Returns the figure of the confusion matrix, and whether it is too large for numbers; None without predictions."""
     if run.predictions is None:
         return None
-    names, counts = run.predictions.class_names, _counts(run.predictions)
-    if len(names) > MAX_TABLE:
-        return Matrix(names, [], heat_grid(counts))
-    return Matrix(names, [_cells(names, counts, true) for true in range(len(names))], Markup())
+    names = run.predictions.class_names
+    svg = to_svg(plot_confusion(_counts(run.predictions), names), "matrix", f"Confusion matrix of {len(names)} classes")
+    return {"svg": Markup(svg), "is_large": len(names) > MOST_WITH_NUMBERS}
 
 
-def _counts(predictions: Predictions) -> NDArray[np.int64]:
+def _counts(predictions: Predictions) -> Counts:
     return confusion_counts(predictions.labels, predictions.predicted, len(predictions.class_names))
 
 
-def _cells(names: Sequence[str], counts: NDArray[np.int64], true: int) -> list[Cell]:
-    images = int(counts[true].sum())
-    cells = []
-    for predicted, count in enumerate(counts[true].tolist()):
-        part = count / max(images, 1)
-        words = f"{names[true]} taken for {names[predicted]}: {count:,} of {images:,}, {percent(part, 1)}"
-        # the root, so that few confusions are seen too
-        cells.append(Cell(count, round(part**0.5, 3), words, predicted == true))
-    return cells
-
-
-def confused_pairs(run: Run) -> list[Pair]:
-    """The ten most confused pairs of classes."""
+def confused_pairs(run: Run) -> list[tuple[str, str, int, float]]:
+    """Returns true and predicted class, count, and part of the true class of the ten most confused pairs."""
     if run.predictions is None:
         return []
-    names = run.predictions.class_names
-    pairs = most_confused(_counts(run.predictions))
-    return [Pair(names[pair.true], names[pair.predicted], pair.count, percent(pair.percent / 100, 1)) for pair in pairs]
+    names, pairs = run.predictions.class_names, most_confused(_counts(run.predictions))
+    return [(names[pair.true], names[pair.predicted], pair.count, pair.percent / 100) for pair in pairs]
 
 
 def calibration(run: Run) -> Reliability | None:
-    """How often the network is right by how sure it is; None without any probabilities."""
+    """Returns the accuracies by confidence; None without any probabilities."""
     if run.predictions is None:
         return None
     known = np.isfinite(run.predictions.probabilities).all(axis=1)
@@ -126,12 +51,15 @@ def calibration(run: Run) -> Reliability | None:
     return reliability(labels, probabilities) if len(labels) else None
 
 
-def calibration_chart(run: Run) -> Markup | None:
-    """The reliability diagram."""
+def calibration_figure(run: Run) -> Markup | None:
+    """Returns the reliability diagram; None without any probabilities."""
     found = calibration(run)
-    return reliability_chart(found.counts, found.confidence, found.accuracy) if found else None
+    if found is None:
+        return None
+    label = f"Accuracy over confidence of {found.counts.sum():,} images"
+    return Markup(to_svg(plot_reliability(found), f"calibration of {run.label}", label))
 
 
 def num_without_probabilities(run: Run) -> int:
-    """Images whose probabilities are no numbers."""
+    """Returns the number of images whose probabilities are not finite."""
     return 0 if run.predictions is None else int((~np.isfinite(run.predictions.probabilities)).any(axis=1).sum())

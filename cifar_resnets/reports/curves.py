@@ -2,123 +2,103 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-import numpy as np
+from markupsafe import Markup
 
-from cifar_resnets.figures.charts import Chart, Series, Style, line_chart
+from cifar_resnets.figures.curves import HUGE, TINY, Series, Style, describe, drawable, plot_curves
+from cifar_resnets.figures.lr_range_test import Mark, plot_range_test
+from cifar_resnets.figures.render import to_svg
 from cifar_resnets.results.csv_files import Curve, finite
 from cifar_resnets.results.run_folder import Run
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Charts under one heading.
+class Panel(NamedTuple):
+    """A figure under a heading, which says what it shows with the unit.
 
     Args:
-        heading: what they show, with the unit.
-        charts: from top to bottom.
-        note: what a reader should know.
-        is_named: whether a single curve has a name in the legend too, for it is of one run among several.
+        legend: the solid curves, if there are several.
+        note: on the others.
     """
 
     heading: str
-    charts: list[Chart]
+    svg: Markup
+    legend: Sequence[Series] = ()
     note: str = ""
-    is_named: bool = False
-
-    @property
-    def legend(self) -> list[Series]:
-        """What has to be told apart in the first chart; nothing where there is one curve."""
-        solid = [each for each in self.charts[0].legend if each.style == "line"]  # the note explains the others
-        return solid if self.is_named or len(solid) > 1 else []
 
 
 def training_panels(runs: Sequence[Run]) -> list[Panel]:
-    """Loss, accuracy, and the schedule; a panel without any figure is left out."""
-    return [panel for panel in (_losses(runs), _accuracies(runs), _schedule(runs)) if panel]
+    """Returns the panels of loss, accuracy and schedule that hold a curve."""
+    return [panel for panel in (_metric(runs, "loss"), _metric(runs, "acc"), _schedule(runs)) if panel]
 
 
-def _losses(runs: Sequence[Run]) -> Panel | None:
-    chart = line_chart(_both(runs, "loss", 1), "Loss over the epochs")
-    if chart is None:
+def _metric(runs: Sequence[Run], metric: str) -> Panel | None:
+    """Returns the panel of the `loss` or of the accuracy, `acc`."""
+    is_loss = metric == "loss"
+    if not (series := _of_both_stages(runs, metric, 1 if is_loss else 100)):
         return None
-    scale = ", logarithmic" if chart.log else ""
-    return Panel(f"Loss (nats{scale})", [chart], _code(runs), len(runs) > 1)
-
-
-def _accuracies(runs: Sequence[Run]) -> Panel | None:
-    chart = line_chart(_both(runs, "acc", 100), "Accuracy over the epochs", log_y=False, limits=(0, 100))
-    return Panel("Accuracy (%)", [chart], _code(runs), len(runs) > 1) if chart else None
+    figure = plot_curves([series], log=is_loss, limits=None if is_loss else (0, 100))
+    scale = ", logarithmic" if figure.axes[0].get_yscale() == "log" else ""
+    name, heading = ("loss", f"Loss (nats{scale})") if is_loss else ("accuracy", "Accuracy (%)")
+    svg = Markup(to_svg(figure, name, f"{name.capitalize()} over the epochs: {describe(series)}"))
+    note = "Solid: validation images. Dashed: training images." if len(runs) > 1 else ""
+    return Panel(heading, svg, _legend(runs, series), note)
 
 
 def _schedule(runs: Sequence[Run]) -> Panel | None:
     rates, momenta = (
-        [
-            Series(_name(runs, run, name), run.history[tag], color)
+        _drawable(
+            Series(run.label if len(runs) > 1 else name, run.history[tag], color)
             for color, run in enumerate(runs)
             if tag in run.history
-        ]
+        )
         for tag, name in (("lr", "learning rate"), ("momentum", "momentum"))
     )
-    charts = [
-        line_chart(rates, "Learning rate over the epochs", height=150, log_y=False, x_label="" if momenta else "epoch"),
-        line_chart(momenta, "Momentum over the epochs", height=96, log_y=False),
-    ]
-    drawn = [chart for chart in charts if chart]
+    panels = [series for series in (rates, momenta) if series]
+    if not panels:
+        return None
+    spoken = f"Schedule over the epochs: {describe([*rates, *momenta])}"
     heading = "Learning rate, and momentum below" if momenta else "Learning rate"
-    return Panel(heading, drawn, is_named=len(runs) > 1) if drawn else None
+    return Panel(heading, Markup(to_svg(plot_curves(panels), "schedule", spoken)), _legend(runs, panels[0]))
 
 
-def _both(runs: Sequence[Run], figure: str, scale: float) -> list[Series]:
-    """A figure of the training and of the validation images."""
+def _of_both_stages(runs: Sequence[Run], metric: str, scale: float) -> list[Series]:
+    """Returns a metric of the validation and of the training images of each run."""
     many = len(runs) > 1
     series = []
     for number, run in enumerate(runs):
         for stage, name in (("val", "validation"), ("train", "training")):
-            curve = run.history.get(f"{stage}/{figure}")
+            curve = run.history.get(f"{stage}/{metric}")
             if curve is not None:
                 color = number if many else 0 if stage == "val" else 1
                 style: Style = "dashed" if many and stage == "train" else "line"
                 label = name if not many else run.label if stage == "val" else f"{run.label}, {name}"
                 series.append(Series(label, Curve(curve.x, scale * curve.y), color, style))
-    return series
+    return _drawable(series)
 
 
-def _code(runs: Sequence[Run]) -> str:
-    return "Solid: validation images. Dashed: training images." if len(runs) > 1 else ""
+def _drawable(series: Iterable[Series]) -> list[Series]:
+    shown = [replace(each, curve=drawable(each.curve)) for each in series]
+    return [each for each in shown if len(finite(each.curve.y))]
 
 
-def _name(runs: Sequence[Run], run: Run, name: str) -> str:
-    return run.label if len(runs) > 1 else name
+def _legend(runs: Sequence[Run], series: Sequence[Series]) -> list[Series]:
+    """Returns the curves that need a name: a single one does if it is of one run among several."""
+    solid = [each for each in series if each.style == "line"]  # the note explains the others
+    return solid if len(runs) > 1 or len(solid) > 1 else []
 
 
 def search_panel(run: Run) -> Panel | None:
-    """The learning-rate range test, with the rate that the run was trained with."""
-    raw = [Series("loss", losses, 0, "faint") for losses, _ in run.search]
-    smoothed = [Series("smoothed loss", losses, 0) for _, losses in run.search]
+    """Returns the learning-rate range test, with the rate that the run was trained with."""
+    pairs = [(drawable(raw), drawable(smoothed)) for raw, smoothed in run.search]
+    searches = [(raw, smoothed) for raw, smoothed in pairs if len(finite(raw.y)) and raw.x.min() > 0]
+    if not searches:
+        return None
     rate = run.setting("model.lr")
-    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and math.isfinite(rate) and rate > 0
-    chart = line_chart(
-        [*raw, *smoothed],
-        "Loss over the learning rate of a range test",
-        x_label="learning rate",
-        log_x=True,
-        log_y=False,
-        values=_telling([losses for losses, _ in run.search]),
-        mark=(float(rate), f"trained with {rate:g}") if known else None,
-    )
-    return Panel("Loss of the range test (nats)", [chart], "Thin: as measured. Thick: smoothed.") if chart else None
-
-
-def _telling(curves: Sequence[Curve]) -> list[float]:
-    """From the smallest loss to somewhat above the first: a divergence would flatten the rest."""
-    known = [values for curve in curves if len(values := finite(curve.y))]
-    if not known:
-        return []
-    low = min(float(values.min()) for values in known)
-    first = max(float(np.median(values[: max(1, len(values) // 10)])) for values in known)
-    room = max(first - low, 0.1)
-    return [low - 0.1 * room, first + 0.6 * room]
+    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and TINY < rate < HUGE
+    marks = [Mark(float(rate), f"trained with {rate:g}")] if known else []
+    label = "Loss over the learning rate of a range test"
+    svg = Markup(to_svg(plot_range_test(searches, marks), "range test", ", ".join([label, *(m.label for m in marks)])))
+    return Panel("Loss of the range test (nats)", svg)

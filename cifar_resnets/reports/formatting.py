@@ -1,4 +1,4 @@
-"""Figures as text, with units."""
+"""Numbers as text, with units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Fact:
-    """A line of a list: what, how much, and what a reader should know of it."""
+    """A line of a list: name, value with unit, and a remark."""
 
     name: str
     value: str
@@ -19,27 +19,27 @@ class Fact:
 
 
 def percent(part: float | None, digits: int = 2) -> str:
-    """A part of 1 in per cent."""
+    """Formats a proportion in per cent."""
     return MISSING if part is None or not math.isfinite(part) else f"{100 * part:.{digits}f}{SPACE}%"
 
 
 def interval(ends: tuple[float, float] | None) -> str:
-    """Two parts of 1 in per cent."""
+    """Formats two proportions in per cent."""
     return MISSING if ends is None else f"{100 * ends[0]:.2f} – {100 * ends[1]:.2f}{SPACE}%"
 
 
 def points(change: float) -> str:
-    """A change of an accuracy in percentage points, with its sign."""
+    """Formats a change of an accuracy in percentage points, with its sign."""
     return f"{100 * change:+.2f}".replace("-", "−")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure with so many digits behind the point."""
+    """Formats a number with so many digits behind the point."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units."""
+    """Formats a time in its two largest units."""
     if seconds < 60:
         return f"{seconds:.1f}{SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -49,10 +49,10 @@ def duration(seconds: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value as it is usually given."""
+    """Formats a p-value with as many digits as are usual."""
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.4f}" if p_value < 0.01 else f"{p_value:.3f}"
 
 
 def joined(*parts: str) -> str:
-    """The parts that say something, one after the other."""
+    """Returns the parts that are not empty, separated by commas."""
     return ", ".join(part for part in parts if part)

@@ -1,16 +1,17 @@
-"""Single images: the gallery of a run, and what another run made right or wrong."""
+"""Single images: the gallery of a run, and those that only one of two runs classifies correctly."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from cifar_resnets.reports.data_urls import panels, thumbnail
-from cifar_resnets.reports.formatting import percent
-from cifar_resnets.results.comparison import Comparison
+from cifar_resnets.figures.panels import Pixels, as_bytes, difference, heated, shrunk
 from cifar_resnets.results.csv_files import Predictions
 from cifar_resnets.results.json_files import Mistakes
 from cifar_resnets.results.run_folder import Run
@@ -18,76 +19,42 @@ from cifar_resnets.results.run_folder import Run
 MAX_THUMBNAILS = 24
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image with what it is and what it was taken for.
-
-    Args:
-        index: place in the data.
-        true, predicted: names of the classes.
-        p_true, p_predicted: their probabilities.
-        pictures: name and address of each picture of it.
-    """
-
-    index: int
-    true: str
-    predicted: str
-    p_true: str
-    p_predicted: str
-    pictures: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Thumbnails:
-    """Images that one run got wrong and another right.
-
-    Args:
-        total: how many there are.
-        samples: those that are shown, the most confidently wrong ones first.
-        reason: why none are shown.
-    """
-
-    total: int
-    samples: list[Sample]
-    reason: str = ""
-
-
-def gallery(run: Run) -> list[Sample]:
-    """The most confidently wrong images of a run, with heat where it was computed."""
+def gallery(run: Run) -> list[dict[str, Any]]:
+    """Returns the most confidently wrong images of a run, with heatmaps where they were computed."""
     shown = run.gallery or run.mistakes
     if shown is None:
         return []
-    names = _names(run)
     # without a gallery there are many mistakes
-    return [_sample(shown, row, names, panels(shown, row)) for row in range(min(len(shown.images), MAX_THUMBNAILS))]
+    rows = range(min(len(shown.images), MAX_THUMBNAILS))
+    return [_sample(run, shown, row) | {"pictures": panels(shown, row)} for row in rows]
 
 
-def newly_right(first: Run, comparison: Comparison) -> Thumbnails:
-    """Images that the first run got wrong and the second one right, as the first one took them."""
-    return _thumbnails(first, comparison.newly_right)
+def thumbnails(wrong: Run, indices: NDArray[np.int64]) -> dict[str, Any]:
+    """Returns images that only another run classifies correctly, with the predictions of the run that was wrong.
 
+    Args:
+        wrong: the run.
+        indices: positions of the images in the data (n,).
 
-def newly_wrong(second: Run, comparison: Comparison) -> Thumbnails:
-    """Images that the first run got right and the second one wrong, as the second one took them."""
-    return _thumbnails(second, comparison.newly_wrong)
-
-
-def _thumbnails(wrong: Run, indices: NDArray[np.int64]) -> Thumbnails:
-    """Images of the run that was wrong."""
-    mistakes = wrong.mistakes
+    Returns:
+        `total`, the number of images; the `samples` that are shown, the most confidently wrong ones first; the
+        `reason` why none are shown, or an empty one.
+    """
+    mistakes, reason = wrong.mistakes, ""
     if mistakes is None:
-        return Thumbnails(len(indices), [], f"there is no mistakes.npz of {wrong.label}")
-    if wrong.predictions is None or not _agree(mistakes, wrong.predictions):
-        return Thumbnails(len(indices), [], f"mistakes.npz of {wrong.label} is of another test than its predictions")
+        reason = f"there is no mistakes.npz of {wrong.label}"
+    elif wrong.predictions is None or not _agree(mistakes, wrong.predictions):
+        reason = f"mistakes.npz of {wrong.label} is of another test than its predictions"
+    if mistakes is None or reason:
+        return {"total": len(indices), "samples": [], "reason": reason}
     rows = np.flatnonzero(np.isin(mistakes.index, indices))
     order = rows[np.argsort(-mistakes.p_predicted[rows], kind="stable")][:MAX_THUMBNAILS]
-    names = _names(wrong)
-    samples = [_sample(mistakes, row, names, [("image", thumbnail(mistakes, row))]) for row in order]
-    return Thumbnails(len(indices), samples)
+    samples = [_sample(wrong, mistakes, row) | {"address": thumbnail(mistakes, row)} for row in order]
+    return {"total": len(indices), "samples": samples, "reason": ""}
 
 
 def _agree(mistakes: Mistakes, predictions: Predictions) -> bool:
-    """Whether the mistakes are among the predictions."""
+    """Returns whether the mistakes are among the predictions."""
     index = mistakes.index
     if len(index) and not (0 <= index.min() and index.max() < len(predictions.labels)):
         return False
@@ -95,22 +62,39 @@ def _agree(mistakes: Mistakes, predictions: Predictions) -> bool:
     return bool(np.all(same))
 
 
-def _sample(mistakes: Mistakes, row: int, names: Sequence[str], pictures: list[tuple[str, str]]) -> Sample:
-    return Sample(
-        int(mistakes.index[row]),
-        _name(names, int(mistakes.label[row])),
-        _name(names, int(mistakes.predicted[row])),
-        percent(float(mistakes.p_label[row]), 1),
-        percent(float(mistakes.p_predicted[row]), 1),
-        pictures,
-    )
+def _sample(run: Run, mistakes: Mistakes, row: int) -> dict[str, Any]:
+    """Returns the position of an image in the data, its true and predicted class, and their probabilities."""
+    names: Sequence[str] = run.predictions.class_names if run.predictions else ()
+    if not run.predictions and run.evaluation:
+        names = [each.name for each in run.evaluation.classes]
+    true, predicted = int(mistakes.label[row]), int(mistakes.predicted[row])
+    return {
+        "index": int(mistakes.index[row]),
+        "true": names[true] if 0 <= true < len(names) else f"class {true}",
+        "predicted": names[predicted] if 0 <= predicted < len(names) else f"class {predicted}",
+        "p_true": float(mistakes.p_label[row]),
+        "p_predicted": float(mistakes.p_predicted[row]),
+    }
 
 
-def _names(run: Run) -> list[str]:
-    if run.predictions is not None:
-        return list(run.predictions.class_names)
-    return [row.name for row in run.evaluation.classes] if run.evaluation else []
+def thumbnail(mistakes: Mistakes, row: int) -> str:
+    """Returns the address of an image as it is, at most as large as a panel."""
+    return _address(shrunk(mistakes.images[row : row + 1])[0])
 
 
-def _name(names: Sequence[str], number: int) -> str:
-    return names[number] if 0 <= number < len(names) else f"class {number}"
+def panels(mistakes: Mistakes, row: int) -> list[tuple[str, str]]:
+    """Returns names and addresses of the pictures of an image: itself, under both heatmaps, and their difference."""
+    image = shrunk(mistakes.images[row : row + 1])
+    shown = [("image", image)]
+    if mistakes.heat is not None:
+        predicted, true = (shrunk(as_bytes(heat[row : row + 1])) for heat in mistakes.heat)
+        shown += [("predicted", heated(image, predicted)), ("true", heated(image, true))]
+        shown += [("difference", difference(image, predicted, true))]
+    return [(name, _address(pixels[0])) for name, pixels in shown]
+
+
+def _address(image: Pixels) -> str:
+    """Returns an image (h, w, 3) as a PNG inside an address; the browser enlarges it."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

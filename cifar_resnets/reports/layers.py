@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 COLUMNS = {
     "layer": "layer",
@@ -20,37 +20,24 @@ COLUMNS = {
 MAX_ROWS = 120
 
 
-@dataclass(frozen=True)
-class LayerTable:
-    """The layers that change what a unit sees, or that have parameters other than a normalisation's.
+def layer_table(layers: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
+    """Returns the layers that change the receptive field, or have parameters other than a normalisation's.
 
-    Args:
-        headings: of the columns; the first two are text, the others figures.
-        rows: a cell a column.
-        gap: before which row some are left out.
-        num_left_out: rows of `layers.csv` that are not shown.
+    Returns:
+        `headings`, of which the first two are of text; `rows` of cells; `gap`, the row before which those in the middle
+        of a very deep network are left out, or None; `num_left_out` of all rows. None without any rows.
     """
-
-    headings: Sequence[str]
-    rows: list[list[str]]
-    gap: int | None
-    num_left_out: int
-
-
-def layer_table(layers: Sequence[Mapping[str, str]]) -> LayerTable | None:
-    """The table, of a very deep network its beginning and its end; None without any rows."""
     if not layers or not set(COLUMNS.values()) <= layers[0].keys():
         return None
-    rows = [[_cell(row[name]) for name in COLUMNS.values()] for row in layers if _tells(row)]
+    rows = [[_cell(row[name]) for name in COLUMNS.values()] for row in layers if _is_shown(row)]
     gap = MAX_ROWS // 2 if len(rows) > MAX_ROWS else None
     shown = rows if gap is None else rows[:gap] + rows[-gap:]
-    return LayerTable(list(COLUMNS), shown, gap, len(layers) - len(shown))
+    return {"headings": list(COLUMNS), "rows": shown, "gap": gap, "num_left_out": len(layers) - len(shown)}
 
 
-def _tells(row: Mapping[str, str]) -> bool:
-    """Whether a row is more than an activation, a normalisation or an addition."""
-    multiplies = row.get("multiply_adds", "1") != "0"
-    return multiplies or row["kernel_size"] != "1" or row["stride"] != "1"
+def _is_shown(row: Mapping[str, str]) -> bool:
+    """Returns whether a row is more than an activation, a normalisation or an addition."""
+    return row.get("multiply_adds", "1") != "0" or row["kernel_size"] != "1" or row["stride"] != "1"
 
 
 def _cell(value: str) -> str:

@@ -1,56 +1,37 @@
-"""What was trained, how to repeat it, and what came out: the figures at the top of a report."""
+"""The accuracy, settings and origin of a run: the numbers at the top of a report."""
 
 from __future__ import annotations
 
 import os.path
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cifar_resnets.reports.classes import calibration
 from cifar_resnets.reports.formatting import MISSING, SPACE, Fact, duration, interval, joined, number, percent
-from cifar_resnets.results.csv_files import Curve, finite
+from cifar_resnets.results.csv_files import finite
 from cifar_resnets.results.run_folder import Run
 
 STAGES = {"test": "test", "val": "validation"}
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The figure that a run is about.
-
-    Args:
-        accuracy: of the stage in per cent, empty where it was not measured.
-        caption: of what it is the accuracy.
-        interval: of 95 %.
-        images: how many were right.
-    """
-
-    accuracy: str = ""
-    caption: str = ""
-    interval: str = ""
-    images: str = ""
-
-
-def headline(run: Run) -> Headline:
-    """The accuracy of a run."""
+def headline(run: Run) -> dict[str, str]:
+    """Returns the accuracy of a run as text; nothing where it was not measured."""
     if run.evaluation is None or run.evaluation.total.accuracy is None or run.evaluation.total.interval is None:
-        return Headline()
+        return {}
     total = run.evaluation.total
-    accuracy, ends = run.evaluation.total.accuracy, run.evaluation.total.interval
-    return Headline(
-        percent(accuracy),
-        f"{STAGES[run.stage]} accuracy",
-        interval(ends),
-        f"{total.correct:,} of {total.images:,} images",
-    )
+    return {
+        "accuracy": percent(total.accuracy),
+        "caption": f"{STAGES[run.stage]} accuracy",
+        "interval": interval(total.interval),
+        "images": f"{total.correct:,} of {total.images:,} images",
+    }
 
 
 def figures(run: Run) -> list[Fact]:
-    """The other figures of a run, those that are known."""
-    facts = [*_validation(run)]
+    """Returns the other figures of a run, those that are known."""
+    facts = _validation(run)
     if run.evaluation is not None:
         facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
         loss = number(run.evaluation.loss)
@@ -61,7 +42,7 @@ def figures(run: Run) -> list[Fact]:
 
 
 def _validation(run: Run) -> list[Fact]:
-    """The best validation accuracy of the training, which chose the checkpoint."""
+    """Returns the best validation accuracy of the training, which chose the checkpoint."""
     curve = run.history.get("val/acc")
     if run.stage == "val" or curve is None or not len(finite(curve.y)):
         return []
@@ -70,8 +51,9 @@ def _validation(run: Run) -> list[Fact]:
 
 
 def timing(run: Run) -> list[Fact]:
-    """Time and throughput of the training."""
-    seconds, speed = (_known(run.history.get(f"time/{name}")) for name in ("epoch_seconds", "images_per_second"))
+    """Returns time and throughput of the training."""
+    curves = (run.history.get(f"time/{name}") for name in ("epoch_seconds", "images_per_second"))
+    seconds, speed = (np.array([]) if curve is None else finite(curve.y) for curve in curves)
     facts = []
     if len(seconds):
         facts.append(Fact("training time", duration(float(seconds.sum())), _plural(len(seconds), "epoch")))
@@ -83,21 +65,17 @@ def timing(run: Run) -> list[Fact]:
     return facts
 
 
-def _known(curve: Curve | None) -> Any:
-    return np.array([]) if curve is None else finite(curve.y)
-
-
 def recipe(run: Run) -> list[Fact]:
-    """What was trained on what, from the configuration."""
-    schedule = class_name(run.setting("model.schedule"))
+    """Returns network, data, optimizer and length from the configuration."""
+    steps = _counted(run, "trainer.max_steps", "step")
     facts = [
         Fact("network", joined(text(run.setting("model.network")), text(run.setting("model.network_args")))),
         Fact("parameters", _parameters(run)),
         Fact("data", joined(class_name(run.setting("data")), _counted(run, "data.init_args.num_train", "image"))),
         Fact("batch size", text(run.setting("data.init_args.batch_size"))),
-        Fact("length", joined(_counted(run, "trainer.max_epochs", "epoch"), _steps(run))),
+        Fact("length", joined(_counted(run, "trainer.max_epochs", "epoch"), steps and f"{steps} at most")),
         Fact("optimizer", _optimizer(run)),
-        Fact("schedule", schedule),
+        Fact("schedule", class_name(run.setting("model.schedule"))),
         Fact("precision", text(run.setting("trainer.precision"))),
         Fact("checkpoint", run.evaluation.checkpoint if run.evaluation else "", "that was evaluated"),
     ]
@@ -105,14 +83,14 @@ def recipe(run: Run) -> list[Fact]:
 
 
 def text(value: Any) -> str:
-    """A value of the configuration as the recipe has it; empty for none."""
+    """Formats a value of the configuration as the recipe has it; empty for none."""
     if isinstance(value, dict):
         return joined(*(f"{key}: {text(each) or 'null'}" for key, each in value.items()))
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def class_name(value: Any) -> str:
-    """The class that a part of the configuration names."""
+    """Returns the class that a part of the configuration names."""
     return text(value.get("class_path")).rpartition(".")[2] if isinstance(value, dict) else text(value)
 
 
@@ -130,22 +108,14 @@ def _plural(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else f'{what}s'}"
 
 
-def _steps(run: Run) -> str:
-    steps = _counted(run, "trainer.max_steps", "step")
-    return steps and f"{steps} at most"
-
-
 def _optimizer(run: Run) -> str:
-    rate, decay = run.setting("model.lr"), run.setting("model.weight_decay")
-    parts = (
-        "" if rate is None else f"learning rate {text(rate)}",
-        "" if decay is None else f"weight decay {text(decay)}",
-    )
+    values = {"learning rate": run.setting("model.lr"), "weight decay": run.setting("model.weight_decay")}
+    parts = (f"{name} {text(value)}" for name, value in values.items() if value is not None)
     return joined(class_name(run.setting("model.optimizer")), *parts)
 
 
 def origin(run: Run) -> list[Fact]:
-    """When, with which code and with which versions a run was made."""
+    """Returns when, with which code and with which versions a run was made."""
     record = run.record
     facts = [
         Fact("seed", record.seed or text(run.setting("seed_everything"))),
@@ -164,15 +134,15 @@ def _changed(files: list[str]) -> str:
 
 
 def subtitle(run: Run) -> str:
-    """Network, data and date in a line."""
+    """Returns network, data and date in a line."""
     names = text(run.setting("model.network")), class_name(run.setting("data"))
     return " · ".join(part for part in (*names, run.record.started.partition("T")[0]) if part)
 
 
 def command(run: Run) -> str:
-    """What a shell has to be told to make the run again; empty where nobody knows."""
+    """Returns the shell command that makes the run again; empty if it is not known."""
     if not run.record.command:
         return ""
     program, *arguments = run.record.command
-    words = {"cifar-resnets": ["cifar-resnets"], "__main__.py": ["python", "-m", "cifar_resnets"]}
-    return shlex.join([*words.get(os.path.basename(program), [program]), *arguments])
+    programs = {"cifar-resnets": ["cifar-resnets"], "__main__.py": ["python", "-m", "cifar_resnets"]}
+    return shlex.join([*programs.get(os.path.basename(program), [program]), *arguments])

@@ -12,14 +12,14 @@ from cifar_resnets import __version__
 from cifar_resnets.errors import OutputError
 from cifar_resnets.reports.classes import (
     calibration,
-    calibration_chart,
+    calibration_figure,
     class_rows,
     confused_pairs,
     matrix,
     num_without_probabilities,
 )
 from cifar_resnets.reports.curves import search_panel, training_panels
-from cifar_resnets.reports.formatting import percent
+from cifar_resnets.reports.formatting import interval, p_text, percent, points
 from cifar_resnets.reports.image_samples import gallery
 from cifar_resnets.reports.layers import layer_table
 from cifar_resnets.reports.overview import command, figures, headline, origin, recipe, subtitle, timing
@@ -34,7 +34,7 @@ def write_report(folders: Sequence[Path], output: Path, notes: Sequence[str] = (
     Args:
         folders: of the runs, the baseline first.
         output: the HTML file.
-        notes: what a reader should know of the first run.
+        notes: remarks about the first run.
 
     Raises:
         ConfigurationError: for a folder that is missing or given twice.
@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], output: Path, notes: Sequence[str] = (
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page, the same for the same runs."""
+    """Returns the page, the same for the same runs."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -56,34 +56,34 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(_page(runs))
+    environment.filters |= {"percent": percent, "interval": interval, "points": points, "p_text": p_text}
+    return environment.get_template("report.html.j2").render(version=__version__, **_page(runs))
 
 
 def _page(runs: Sequence[Run]) -> dict[str, Any]:
-    one, rest = len(runs) == 1, list(enumerate(runs))[1:]
-    return {
-        "version": __version__,
-        "kind": "Report of a run" if one else f"{len(runs)} runs side by side",
-        "title": _title(runs),
-        "subtitle": subtitle(runs[0]) if one else "",
+    labels = [run.label for run in runs]
+    page: dict[str, Any] = {
+        "title": ", ".join(labels) if len(labels) < 4 else f"{labels[0]} and {len(labels) - 1} others",
         "panels": training_panels(runs),
-        "runs": [_about(run, in_full=one) for run in runs],
-        "figure_table": {} if one else figure_table(runs),
-        "recipe_table": {} if one else recipe_table(runs),
-        "setting_table": {} if one else setting_table(runs),
-        "versus": [versus(runs[0], run, color) for color, run in rest],
+    }
+    if len(runs) == 1:
+        run = _about(runs[0]) | _alone(runs[0])
+        return page | {"kind": "Report of a run", "subtitle": subtitle(runs[0]), "run": run}
+    return page | {
+        "kind": f"{len(runs)} runs side by side",
+        "subtitle": "",
+        "runs": [_about(run) for run in runs],
+        "figure_table": figure_table(runs),
+        "recipe_table": recipe_table(runs),
+        "setting_table": setting_table(runs),
+        "versus": [versus(runs[0], run) for run in runs[1:]],
     }
 
 
-def _title(runs: Sequence[Run]) -> str:
-    names = [run.label for run in runs]
-    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} others"
-
-
-def _about(run: Run, in_full: bool) -> dict[str, Any]:
-    """What the page says about a run; the pictures only in its own report."""
+def _about(run: Run) -> dict[str, Any]:
+    """Returns what each report shows of a run."""
     reliability = calibration(run)
-    about = {
+    return {
         "label": run.label,
         "headline": headline(run),
         "notes": run.notes,
@@ -92,13 +92,13 @@ def _about(run: Run, in_full: bool) -> dict[str, Any]:
         "changed": run.record.changed,
         "config": run.config_text,
         "pairs": confused_pairs(run),
-        "calibration": calibration_chart(run),
+        "calibration": calibration_figure(run),
         "ece": percent(reliability.ece) if reliability else "",
     }
-    return about | (_in_full(run) if in_full else {})
 
 
-def _in_full(run: Run) -> dict[str, Any]:
+def _alone(run: Run) -> dict[str, Any]:
+    """Returns what the report of a single run shows besides."""
     return {
         "figures": figures(run),
         "recipe": recipe(run),
@@ -115,7 +115,7 @@ def _in_full(run: Run) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file at once, so that nobody ever reads half of it.
+    """Replaces a file at once, so that half of it is never read.
 
     Raises:
         OutputError: when it cannot be written; an earlier file is left as it was.

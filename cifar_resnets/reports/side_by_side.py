@@ -3,118 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
-from markupsafe import Markup
-
-from cifar_resnets.figures.charts import difference_bar
-from cifar_resnets.reports.formatting import MISSING, Fact, p_text, percent, points
-from cifar_resnets.reports.image_samples import Thumbnails, newly_right, newly_wrong
+from cifar_resnets.reports.formatting import MISSING, Fact
+from cifar_resnets.reports.image_samples import thumbnails
 from cifar_resnets.reports.overview import figures, origin, recipe
-from cifar_resnets.results.comparison import Difference, compare, differing_settings
+from cifar_resnets.results.comparison import compare, differing_settings
 from cifar_resnets.results.run_folder import Run
 
 LEFT_OUT = ("versions", "platform", "checkpoint")  # they stand below, in full
 
 
-@dataclass(frozen=True)
-class DifferenceRow:
-    """A class, or all images, for two runs."""
-
-    name: str
-    images: int
-    accuracies: tuple[str, str]
-    change: str
-    bar: Markup
-    newly_right: int
-    newly_wrong: int
-    p_value: str
-    significant: bool
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A run beside the first one.
-
-    Args:
-        first, second: labels of the runs.
-        color: number of the second run's colour.
-        reason: why they cannot be compared; the rest is empty then.
-        overall: how they differ on all images.
-        rows: on each class.
-        newly_right, newly_wrong: images on which the second run differs from the first.
-    """
-
-    first: str
-    second: str
-    color: int
-    reason: str = ""
-    overall: DifferenceRow | None = None
-    rows: list[DifferenceRow] = field(default_factory=list)
-    newly_right: Thumbnails | None = None
-    newly_wrong: Thumbnails | None = None
-
-
 def figure_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The figures of the runs besides their accuracy: a column a figure, a cell a run."""
+    """Returns the figures of the runs besides their accuracy: a column a figure, a cell a run."""
     return _table([figures(run) for run in runs])
 
 
 def recipe_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """What was trained: a row for each part of the recipe, a cell a run."""
+    """Returns what was trained: a row for each part of the recipe, a cell a run."""
     return _table([[*recipe(run), *origin(run)] for run in runs])
 
 
 def _table(lists: Sequence[Sequence[Fact]]) -> dict[str, list[str]]:
     names = dict.fromkeys(fact.name for facts in lists for fact in facts if fact.name not in LEFT_OUT)
-    return {name: [_value(facts, name) for facts in lists] for name in names}
-
-
-def _value(facts: Sequence[Fact], name: str) -> str:
-    return next((fact.value for fact in facts if fact.name == name), MISSING)
+    values = [{fact.name: fact.value for fact in facts} for facts in lists]
+    return {name: [each.get(name, MISSING) for each in values] for name in names}
 
 
 def setting_table(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that are not the same in all runs."""
+    """Returns the settings that are not the same in all runs."""
     differing = differing_settings([run.config for run in runs])
     return {key: [MISSING if value is None else value for value in values] for key, values in differing.items()}
 
 
-def versus(first: Run, second: Run, color: int) -> Versus:
-    """Compares a run with the first one, image by image."""
+def versus(first: Run, second: Run) -> dict[str, Any]:
+    """Compares a run with the first one, image by image.
+
+    Returns:
+        The labels of both; the `reason` why they cannot be compared, or an empty one and how they differ: `overall` and
+        `classes`, the `largest` change of a class, and images that only one classifies correctly.
+    """
+    found: dict[str, Any] = {"first": first.label, "second": second.label, "reason": ""}
     if first.stage != second.stage:
-        return Versus(first.label, second.label, color, "one was tested, the other one validated only")
-    missing = [run.label for run in (first, second) if run.predictions is None]
+        return found | {"reason": "one was tested, the other one validated only"}
     if first.predictions is None or second.predictions is None:
-        return Versus(
-            first.label, second.label, color, f"there is no {first.stage}_predictions.csv of {' or of '.join(missing)}"
-        )
+        missing = " or of ".join(run.label for run in (first, second) if run.predictions is None)
+        return found | {"reason": f"there is no {first.stage}_predictions.csv of {missing}"}
     try:
         comparison = compare(first.predictions, second.predictions)
     except ValueError as error:
-        return Versus(first.label, second.label, color, str(error))
-    largest = max((abs(each.change) for each in comparison.classes), default=0.0)
-    return Versus(
-        first.label,
-        second.label,
-        color,
-        overall=_row(comparison.overall, largest),
-        rows=[_row(each, largest) for each in comparison.classes],
-        newly_right=newly_right(first, comparison),
-        newly_wrong=newly_wrong(second, comparison),
-    )
-
-
-def _row(difference: Difference, largest: float) -> DifferenceRow:
-    first, second = (correct / difference.images if difference.images else None for correct in difference.correct)
-    return DifferenceRow(
-        difference.name,
-        difference.images,
-        (percent(first), percent(second)),
-        points(difference.change) if difference.images else MISSING,
-        difference_bar(difference.change, largest),
-        difference.newly_right,
-        difference.newly_wrong,
-        p_text(difference.p_value),
-        difference.p_value < 0.05,
-    )
+        return found | {"reason": str(error)}
+    return found | {
+        "overall": comparison.overall,
+        "classes": comparison.classes,
+        "largest": max((abs(each.change) for each in comparison.classes), default=0.0),
+        "newly_right": thumbnails(first, comparison.newly_right),
+        "newly_wrong": thumbnails(second, comparison.newly_wrong),
+    }

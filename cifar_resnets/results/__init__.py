@@ -1,1 +1,1 @@
-"""The folders of runs, read back without torch."""
+"""Reads the folders of runs, without torch."""

@@ -1,9 +1,9 @@
-"""Two evaluations of the same images: which became right, which became wrong, and whether that may be chance."""
+"""Compares two evaluations of the same images: which changed, and whether the difference is significant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Difference:
-    """How two networks differ on the images of a class, or on all.
+    """The difference between two networks on the images of a class, or on all images.
 
     Args:
-        name: of the class.
-        images: how many there are.
-        correct: how many of them are right for the first and for the second network.
-        newly_right: images that only the second network classifies rightly.
-        newly_wrong: images that only the first network classifies rightly.
-        p_value: of McNemar's test; corrected where it is one of several.
+        correct: number of images that the first and the second network classify correctly.
+        newly_right: number of images that only the second network classifies correctly.
+        newly_wrong: number of images that only the first network classifies correctly.
+        p_value: of McNemar's test; corrected if it is one of several.
     """
 
     name: str
@@ -35,20 +33,24 @@ class Difference:
     p_value: float
 
     @property
+    def accuracies(self) -> tuple[float | None, float | None]:
+        """Returns the accuracies of the first and the second network; None without images."""
+        first, second = (correct / self.images if self.images else None for correct in self.correct)
+        return first, second
+
+    @property
     def change(self) -> float:
-        """Of the accuracy from the first to the second network, from -1 to 1; 0 without images."""
+        """Returns the change of the accuracy from the first to the second network, from -1 to 1; 0 without images."""
         return (self.correct[1] - self.correct[0]) / max(self.images, 1)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All differences of two networks.
+    """All differences between two networks, those on each class with p-values corrected by `holm`.
 
     Args:
-        overall: on all images.
-        classes: on each class, their p-values corrected by `holm`.
-        newly_right: positions in the data of the images that only the second network classifies rightly.
-        newly_wrong: positions of those that only the first one does.
+        newly_right: positions in the data of the images that only the second network classifies correctly.
+        newly_wrong: positions of those that only the first network classifies correctly.
     """
 
     overall: Difference
@@ -61,7 +63,7 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
     """Compares two evaluations of the same images.
 
     Raises:
-        ValueError: with the reason, when they are not of the same images.
+        ValueError: if they are not of the same images; the message says why.
     """
     if len(first.labels) != len(second.labels):
         raise ValueError(f"they tested {len(first.labels):,} and {len(second.labels):,} images")
@@ -70,10 +72,7 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
     right = first.labels == first.predicted, second.labels == second.predicted
     each = [_difference(name, first.labels == label, *right) for label, name in enumerate(first.class_names)]
     corrected = holm([difference.p_value for difference in each])
-    classes = [
-        Difference(d.name, d.images, d.correct, d.newly_right, d.newly_wrong, p)
-        for d, p in zip(each, corrected, strict=True)
-    ]
+    classes = [replace(difference, p_value=p) for difference, p in zip(each, corrected, strict=True)]
     overall = _difference("all", np.ones_like(right[0]), *right)
     return Comparison(overall, classes, np.flatnonzero(~right[0] & right[1]), np.flatnonzero(right[0] & ~right[1]))
 
@@ -85,27 +84,21 @@ def _difference(name: str, of: Mask, first: Mask, second: Mask) -> Difference:
 
 
 def mcnemar(newly_right: int, newly_wrong: int) -> float:
-    """How probable a difference at least as large is if two networks are equally good: two-sided and exact.
+    """Returns the p-value of the exact two-sided McNemar test that two networks are equally good.
 
     Source: McNemar (1947), "Note on the sampling error of the difference between correlated proportions or
     percentages". Departure: the binomial distribution itself, not its approximation by chi-squared, which is wrong for
     few images.
-
-    Args:
-        newly_right: images that only the second network classifies rightly.
-        newly_wrong: images that only the first one does.
     """
     if newly_right == newly_wrong:
         return 1.0
-    images, ways, total = newly_right + newly_wrong, 1, 1
-    for fewer in range(min(newly_right, newly_wrong)):
-        ways = ways * (images - fewer) // (fewer + 1)  # a whole number each time: a binomial coefficient
-        total += ways
-    return min(1.0, total / (1 << (images - 1)))
+    from scipy.stats import binomtest  # takes half a second
+
+    return float(binomtest(newly_right, newly_right + newly_wrong).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p-values for how many they are: the chance of one wrong finding among all stays below the level.
+    """Returns p-values corrected for their number, so that the family-wise error rate stays below the level.
 
     Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
     """
@@ -117,7 +110,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def differing_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
-    """The dotted keys that are not the same everywhere, with the value of each; None where there is no such key."""
+    """Returns the dotted keys whose values differ, with the value in each configuration; None for a missing key."""
     flat = [flat_settings(config) for config in configs]
     keys = dict.fromkeys(key for each in flat for key in each)
     rows = {key: [each.get(key) for each in flat] for key in keys}
@@ -125,7 +118,7 @@ def differing_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[s
 
 
 def flat_settings(config: Any, prefix: str = "") -> dict[str, str]:
-    """A configuration as one level of dotted keys, the values as YAML has them."""
+    """Flattens a configuration to dotted keys, with the values as YAML writes them."""
     if isinstance(config, Mapping) and config:
         parts = [flat_settings(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in config.items()]
         return {key: value for part in parts for key, value in part.items()}

@@ -1,49 +1,38 @@
-"""CSV files of a run, read also where the last row was cut off in the middle of a write."""
+"""Reads the CSV files of a run, also if the last row was cut off in the middle of a write."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over a run.
-
-    Args:
-        x: when it was taken, for example in epochs (n,).
-        y: its values (n,), of which some may not be finite.
-    """
+    """A metric over a run: x (n,), for example epochs, and y (n,), some of which may not be finite."""
 
     x: Floats
     y: Floats
 
-    @property
-    def last(self) -> float:
-        """The newest value."""
-        return float(self.y[-1])
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about each image of a set, in the order of the data.
+    """The predictions for each image of a set, in the order of the data.
 
     Args:
         class_names: of the columns of the probabilities.
-        labels: classes, as their position in the names (n,).
-        predicted: likewise (n,).
+        labels: true classes, as positions in the names (n,).
+        predicted: predicted classes, likewise (n,).
         probabilities: (n, num_classes), some of which may be NaN.
     """
 
@@ -54,16 +43,12 @@ class Predictions:
 
     @property
     def label_names(self) -> list[str]:
-        """The class of each image by its name: what two evaluations have in common."""
+        """Returns the name of the true class of each image, by which two evaluations can be compared."""
         return [self.class_names[label] for label in self.labels]
 
 
 def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file; a row that was cut off is left out, and noted.
-
-    Raises:
-        ValueError: when there is no header.
-    """
+    """Reads the rows of a CSV file; rows that are cut off are left out, with a note."""
     text = path.read_text(encoding="utf-8")
     header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     if not header:
@@ -78,9 +63,12 @@ def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
 
 
 def read_history(path: Path, notes: list[str]) -> dict[str, Curve]:
-    """The columns of Lightning's `metrics.csv` as curves over the epochs; those without a number are left out."""
-    rows, lost = _parsed(read_rows(path, notes), _numbers)
-    if lost:
+    """Reads the columns of `metrics.csv` as curves over the epochs; columns without a number are left out."""
+    texts, rows = read_rows(path, notes), []
+    for row in texts:
+        with contextlib.suppress(ValueError):
+            rows.append(_numbers(row))
+    if lost := len(texts) - len(rows):
         notes.append(f"{path.name}: {lost} rows hold something else than numbers and were left out")
     per_epoch = _steps_per_epoch(rows)
     names = dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step"))
@@ -91,19 +79,8 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     return {name: float(cell) for name, cell in row.items() if cell != ""}
 
 
-def _parsed(rows: list[dict[str, str]], parse: Callable[[Mapping[str, str]], T]) -> tuple[list[T], int]:
-    """What became of the rows, and how many could not be parsed."""
-    parsed = []
-    for row in rows:
-        try:
-            parsed.append(parse(row))
-        except ValueError:
-            continue
-    return parsed, len(rows) - len(parsed)
-
-
 def _steps_per_epoch(rows: list[dict[str, float]]) -> float | None:
-    """Optimizer steps of an epoch, of which the last may be shorter; None where the file does not say."""
+    """Returns the optimizer steps of an epoch, of which the last may be shorter; None if the file does not show it."""
     whole = [row for row in rows if {"epoch", "step", "train/loss"} <= row.keys()]
     ends = {row["epoch"]: row["step"] for row in whole if min(row["epoch"], row["step"]) >= 0}
     # of two epochs the longer one
@@ -117,18 +94,14 @@ def _curve(rows: list[dict[str, float]], name: str, per_epoch: float | None) -> 
 
 
 def _epochs(row: Mapping[str, float], per_epoch: float | None) -> float:
-    """Epochs that were complete when a row was written: validation may run several times an epoch."""
+    """Returns the epochs, a fraction included, at which a row was written: validation may run within an epoch."""
     if per_epoch is None or "step" not in row:
         return row.get("epoch", 0.0) + 1
     return round((row["step"] + 1) / per_epoch, 6)
 
 
 def read_predictions(path: Path, notes: list[str]) -> Predictions:
-    """The columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`.
-
-    Raises:
-        ValueError: when there are other columns, no rows, rows missing, or classes that are in no column.
-    """
+    """Reads the columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`."""
     rows = read_rows(path, notes)
     if not rows:
         raise ValueError("it holds no predictions")
@@ -146,7 +119,7 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
 
 
 def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:
-    """The losses over the learning rate of `lr_finder.csv`, as measured and smoothed, of each of its runs."""
+    """Reads for each run in `lr_finder.csv` the losses over the learning rate, as measured and smoothed."""
     rows = [_numbers(row) for row in read_rows(path, notes)]
     runs = [[row for row in rows if row["run"] == run] for run in sorted({row["run"] for row in rows})]
     columns = [[np.array([row[name] for row in run]) for name in ("lr", "loss", "smoothed_loss")] for run in runs]
@@ -156,5 +129,5 @@ def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:
 
 
 def finite(values: Floats) -> Floats:
-    """The values that can be drawn."""
+    """Returns the values that are finite."""
     return values[np.isfinite(values)]

@@ -1,4 +1,7 @@
-"""JSON and NumPy files of a run, checked for what a report takes from them."""
+"""Reads the JSON, YAML and NumPy files of a run, and checks what a report uses of them.
+
+A reader raises one of `run_folder.DAMAGE` for a file that is damaged, or another one.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cifar_resnets.support.former_names import current_names
+
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many images of a class, or of all, were classified rightly; None where there were no images."""
+    """Correctly classified images of a class, or of all; without images, accuracy and interval are None."""
 
     name: str
     correct: int
@@ -29,7 +34,7 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of `test.json` or `val.json`; losses in nats."""
+    """The contents of `test.json` or `val.json`; losses in nats."""
 
     checkpoint: str
     total: Proportion
@@ -47,8 +52,8 @@ class Mistakes:
         label, predicted: classes (m,).
         p_label, p_predicted: their probabilities (m,).
         images: uint8 (m, h, w, 3).
-        heat: of the predicted and of the true class, each (m, h, w) from 0 to 1; None where it was not computed.
-        source: layer and method of the heat.
+        heat: heatmaps of the predicted and of the true class, each (m, h, w) from 0 to 1; None if not computed.
+        source: layer and method of the heatmaps.
     """
 
     index: NDArray[np.int64]
@@ -63,17 +68,7 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class Record:
-    """What `run.json` says about how a run was started; empty where it does not say so.
-
-    Args:
-        command: the program and its arguments.
-        started: date and time.
-        versions: of Python and of packages, by name.
-        platform: the operating system.
-        commit: of git.
-        changed: files that were not as in the commit.
-        seed: of the run.
-    """
+    """How a run was started, from `run.json`: empty where the file has no value; `changed` since the commit of git."""
 
     command: list[str] = field(default_factory=list)
     started: str = ""
@@ -85,23 +80,15 @@ class Record:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads `config.yaml`.
-
-    Raises:
-        ValueError, yaml.YAMLError: when it is something else.
-    """
+    """Reads `config.yaml`, with the class paths of today."""
     config = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
-    json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that holds itself, and has no end
-    return config
+    json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that contains itself
+    return _mapping(current_names(config))
 
 
 def read_record(path: Path) -> Record:
-    """Reads `run.json`.
-
-    Raises:
-        ValueError, TypeError: when it is something else.
-    """
-    data = _mapping(_json(path))
+    """Reads `run.json`."""
+    data = _mapping(read_json(path))
     git = data.get("git") or {}
     versions = {"cifar_resnets": data.get("cifar_resnets"), "python": data.get("python"), **data.get("packages", {})}
     return Record(
@@ -122,12 +109,8 @@ def _texts(value: Any) -> list[str]:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Reads `test.json` or `val.json`.
-
-    Raises:
-        ValueError, KeyError, TypeError: when it is something else.
-    """
-    data = _mapping(_json(path))
+    """Reads `test.json` or `val.json`."""
+    data = _mapping(read_json(path))
     classes = [_proportion(row) for row in data["classes"]]
     total = _proportion({**data, "name": "all"})
     loss, top5 = (None if data[key] is None else float(data[key]) for key in ("loss", "top5"))
@@ -154,21 +137,13 @@ def _part(value: Any) -> float:
 
 
 def read_mistakes(path: Path) -> Mistakes:
-    """Reads `mistakes.npz`.
-
-    Raises:
-        ValueError, KeyError, zipfile.BadZipFile: when it is damaged, or something else.
-    """
+    """Reads `mistakes.npz`."""
     with np.load(path, allow_pickle=False) as file:
         return Mistakes(**_arrays({name: file[name] for name in MISTAKES}))
 
 
 def read_gallery(path: Path) -> Mistakes:
-    """Reads `gallery.npz`.
-
-    Raises:
-        ValueError, KeyError, zipfile.BadZipFile: when it is damaged, or something else.
-    """
+    """Reads `gallery.npz`."""
     with np.load(path, allow_pickle=False) as file:
         arrays = _arrays({name: file[name] for name in MISTAKES})
         heat = tuple(file[name].astype(np.float32) for name in ("heat_predicted", "heat_true"))
@@ -181,7 +156,7 @@ def read_gallery(path: Path) -> Mistakes:
 
 
 def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The arrays, if their shapes fit each other."""
+    """Returns the arrays after checking their shapes and types."""
     images = arrays["images"]
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise ValueError("its images are no uint8 array (m, h, w, 3)")
@@ -193,7 +168,8 @@ def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Reads a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -1,10 +1,11 @@
-"""What lies in a run's folder, as far as it is there and can be read."""
+"""Reads the folder of a run, as far as its files exist and are undamaged."""
 
 from __future__ import annotations
 
 import csv
 import errno
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.errors import ConfigurationError, DataError, one_line
 from cifar_resnets.results.csv_files import Curve, Predictions, read_history, read_predictions, read_rows, read_search
 from cifar_resnets.results.json_files import (
     Evaluation,
@@ -42,13 +43,11 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a report shows of a run.
+    """Everything that a report shows of a run; `notes` say what could not be read, and why.
 
     Args:
-        folder: of the run.
-        label: short name that no other run of the report has.
-        stage: which images the evaluation is about: the test images if there are figures of them.
-        notes: what could not be read, and why.
+        label: short name, unique in the report.
+        stage: evaluated images, the test images if they were evaluated.
     """
 
     folder: Path
@@ -68,11 +67,11 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """The figures of the stage."""
+        """Returns the evaluation of the stage."""
         return self.evaluations.get(self.stage)
 
     def setting(self, key: str) -> Any:
-        """A value of the configuration by its dotted key; None where it is not there."""
+        """Returns a value of the configuration by its dotted key; None if there is no such key."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -83,19 +82,19 @@ def read_run(folder: Path, label: str) -> Run:
     """Reads a run's folder.
 
     Raises:
-        ConfigurationError: when there is no such folder.
-        DataError: when it is not a run's, or nothing in it can be read.
+        ConfigurationError: if there is no such folder.
+        DataError: if it is not a run's, or nothing in it can be read.
     """
-    check_run(folder)
+    _check_run(folder)
     files = Files(folder)
-    stage: Stage = "val" if files.has_only("val") else "test"
+    there = {path.name for path in folder.iterdir()}
+    stage: Stage = "val" if "val.json" in there and not {"test.json", "test_predictions.csv"} & there else "test"
     evaluations = {name: files.read(f"{name}.json", read_evaluation) for name in ("test", "val")}
-    config_text = files.read("config.yaml", lambda path: path.read_text(encoding="utf-8")) or ""
     run = Run(
         folder,
         label,
         stage,
-        config_text,
+        config_text=files.read("config.yaml", lambda path: path.read_text(encoding="utf-8")) or "",
         config=files.read("config.yaml", read_config) or {},
         record=files.read("run.json", read_record) or Record(),
         history=files.read("metrics.csv", lambda path: read_history(path, files.notes)) or {},
@@ -113,36 +112,32 @@ def read_run(folder: Path, label: str) -> Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a file that only a run writes."""
+    """Returns whether a folder contains a file that only a run writes."""
     return any(os.path.isfile(folder / name) for name in KNOWN)
 
 
-def check_run(folder: Path) -> None:
-    """Refuses what is no folder of a run.
-
-    Raises:
-        ConfigurationError: when there is no such folder.
-        DataError: when it is another one, or may not be read.
-    """
+def _check_run(folder: Path) -> None:
     if not os.path.isdir(folder):  # pathlib raises OSError for a name that is too long
         raise ConfigurationError(f"report: there is no folder {folder}, give a run's, such as logs/NAME/version_0")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(f"report: {folder} cannot be read: {os.strerror(errno.EACCES)}")
     if not is_run(folder):
-        inner = sorted((path for path in folder.glob("version_*") if is_run(path)), key=_in_order)
-        hint = f", did you mean {inner[-1]}?" if inner else f" (it has none of {', '.join(KNOWN[:5])})"
+        runs = [path.name for path in folder.glob("version_*") if is_run(path)]
+        newest = folder / max(runs, key=natural_order, default="")
+        hint = f", did you mean {newest}?" if runs else f" (it has none of {', '.join(KNOWN[:5])})"
         raise DataError(f"report: {folder} is not the folder of a run{hint}")
 
 
-def _in_order(folder: Path) -> tuple[int, str]:
-    return len(folder.name), folder.name  # version_10 comes after version_9
+def natural_order(text: str) -> list[Any]:
+    """Returns a sort key that places version_10 after version_9."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]
 
 
 def labels_of(folders: Sequence[Path]) -> list[str]:
-    """A short name for each folder: as many of its last parts as tell it from the others.
+    """Returns a short name for each folder: as many of its last parts as make it unique.
 
     Raises:
-        ConfigurationError: when a folder is given twice.
+        ConfigurationError: if a folder is given twice.
     """
     parts = [Path(os.path.realpath(folder)).parts for folder in folders]  # pathlib raises for a loop of links
     if len(set(parts)) < len(parts):
@@ -155,26 +150,20 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
 
 
 class Files:
-    """Reads the files of a folder, and notes what cannot be read."""
+    """Reads files of a folder, and collects notes on those that cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
 
-    def has_only(self, stage: str) -> bool:
-        """Whether the run is an evaluation of one stage, `val` or `test`, alone."""
-        there = {path.name for path in self.folder.iterdir()}
-        other = "val" if stage == "test" else "test"
-        return f"{stage}.json" in there and not {f"{other}.json", f"{other}_predictions.csv"} & there
-
     def read(self, name: str, parse: Callable[[Path], T]) -> T | None:
-        """What a parser makes of a file; None, with a note, if it is damaged."""
+        """Returns the parsed file; None if there is none, or, with a note, if it is damaged."""
         path = self.folder / name
         if not path.exists():
             return None
         try:
             if not path.is_file():
-                raise ValueError("it is no file")  # a pipe would never end
+                raise ValueError("it is no file")  # reading a pipe would never end
             return parse(path)
         except DAMAGE as error:
             note = f"{name} cannot be read: {_reason(error)}"
@@ -187,4 +176,4 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, (KeyError, TypeError, AttributeError, IndexError, ArithmeticError)):
         return "it does not hold what `cifar-resnets` writes"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

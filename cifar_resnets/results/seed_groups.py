@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed, and the mean and spread of their accuracies."""
+"""Groups runs that differ only in their seed, with the mean and spread of their accuracies."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ class Spread:
     """Mean and spread of accuracies from 0 to 1.
 
     Args:
-        mean: of all.
-        std: sample standard deviation, that is with n - 1; None for one value.
-        interval: where the mean of very many seeds is with 95 % confidence; None for one value.
-        lowest, highest: of all.
+        std: sample standard deviation (n - 1); None for one value.
+        interval: 95 % confidence interval of the mean; None for one value.
     """
 
     mean: float
@@ -33,15 +31,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one name and with the same settings.
+    """Runs with the same name and settings.
 
     Args:
-        name: of the runs.
-        network: that was trained.
-        settings: what tells it from other groups of that name, by the keys of the command line.
-        runs: those with a result, one a seed, in the order of the seeds.
-        num_missing: seeds of which no run has a result.
-        notes: what a reader should know of it.
+        settings: those that differ from other groups of that name, by the keys of the command line.
+        runs: those with a result, one for each seed, in the order of the seeds.
+        num_missing: number of seeds without a result.
     """
 
     name: str
@@ -53,18 +48,18 @@ class Group:
 
     @property
     def test(self) -> Spread | None:
-        """Of the test accuracy."""
+        """Returns mean and spread of the test accuracy; None without runs."""
         return spread([run.accuracy for run in self.runs])
 
     @property
     def val_mean(self) -> float | None:
-        """Mean of the best validation accuracies; None unless all are known, or it would be about other runs."""
+        """Returns the mean of the best validation accuracies; None unless it is known for all runs."""
         known = [run.val_accuracy for run in self.runs if run.val_accuracy is not None]
         return statistics.fmean(known) if known and len(known) == len(self.runs) else None
 
 
 def group_runs(runs: Sequence[TrainedRun]) -> list[Group]:
-    """Puts together what differs only in the seed; runs of which nobody knows what was trained are left out."""
+    """Groups runs that differ only in the seed; runs without a readable setup are left out."""
     members: dict[Key, list[tuple[Setup, TrainedRun]]] = {}
     for run in runs:
         if run.setup is not None:
@@ -104,9 +99,9 @@ def _notes(name: str, runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def distinguishing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """For each of several groups the settings that are not the same in all, by the keys of the command line.
+    """Returns for each of several groups the settings that differ, by the keys of the command line.
 
-    What another class has by default is not listed beside the name of the class, and the network is not a setting.
+    The defaults of another class are not listed beside its name, and the network is not a setting.
     """
     differing = differing_settings(settings)
     classes = [key.removesuffix("class_path") for key in differing if key.endswith(".class_path")]
@@ -121,50 +116,30 @@ def distinguishing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _typed(key: str) -> str:
-    """A key as it is typed: data.batch_size for data.init_args.batch_size."""
+    """Returns a key as users type it: data.batch_size for data.init_args.batch_size."""
     return key.replace(".init_args", "").removesuffix(".class_path")
 
 
 def _short(key: str, value: str) -> str:
-    """A value, of classes their names only."""
+    """Returns a value, with classes shortened to their names."""
     return ", ".join(each.rpartition(".")[2] for each in value.split(", ")) if key.endswith(".class_path") else value
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and spread of parts of 1; None of no values."""
+    """Returns mean and spread of accuracies; None without values."""
     if not values:
         return None
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Spread(mean, None, None, mean, mean)
-    std = statistics.stdev(values)
-    half = t_quantile(len(values) - 1) * std / math.sqrt(len(values))
-    ends = max(mean - half, 0.0), min(mean + half, 1.0)  # no accuracy is outside
-    return Spread(mean, std, ends, min(values), max(values))
+    low, high = mean_interval(values)
+    return Spread(mean, statistics.stdev(values), (max(low, 0.0), min(high, 1.0)), min(values), max(values))
 
 
-def t_quantile(freedom: int, inside: float = 0.95) -> float:
-    """How far from 0 a variable with Student's distribution stays with a probability.
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of the mean of two or more values, by Student's t distribution."""
+    from scipy.special import stdtrit  # as scipy.stats.t.ppf, whose import takes three times as long
 
-    Source: Abramowitz and Stegun (1964), "Handbook of Mathematical Functions", 26.7.3 and 26.7.4: a finite sum, which
-    is solved by bisection, and spares the import of SciPy.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-        inside: the probability.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < inside else (low, middle)
-    return math.sqrt(freedom) * math.tan(high)
-
-
-def _inside(angle: float, freedom: int) -> float:
-    """Probability of an absolute value below sqrt(freedom) * tan(angle)."""
-    is_odd, cosine, total = freedom % 2, math.cos(angle), 0.0
-    term = cosine if is_odd else 1.0
-    for power in range(is_odd, freedom - 1, 2):
-        total += term
-        term *= cosine * cosine * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + math.sin(angle) * total) if is_odd else math.sin(angle) * total
+    mean = statistics.fmean(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half

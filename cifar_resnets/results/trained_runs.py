@@ -1,9 +1,8 @@
-"""The runs below a folder: what each was trained with, and how well it did."""
+"""Finds the runs below a folder, with the settings and the accuracy of each."""
 
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import re
@@ -16,8 +15,8 @@ from typing import Any
 
 from cifar_resnets.results.comparison import flat_settings
 from cifar_resnets.results.csv_files import finite, read_history
-from cifar_resnets.results.json_files import Evaluation, Record, read_config, read_evaluation, read_record
-from cifar_resnets.results.run_folder import Files
+from cifar_resnets.results.json_files import Evaluation, read_config, read_evaluation, read_json, read_record
+from cifar_resnets.results.run_folder import Files, natural_order
 
 EVALUATIONS = ("validate", "test", "predict")  # subcommands that train nothing
 SECTIONS = ("seed_everything", "trainer", "model", "data", "name", "ckpt_path")  # the last one is near the end
@@ -35,7 +34,7 @@ LR_MIN = "model.schedule.init_args.lr_min"
 
 @dataclass(frozen=True)
 class Setup:
-    """What `config.yaml` says about a run; the settings as `comparable_settings` has them."""
+    """The setup of a run from `config.yaml`; the settings as `comparable_settings` returns them."""
 
     name: str
     network: str
@@ -45,16 +44,13 @@ class Setup:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a collection takes from a run's folder.
+    """A run as a collection shows it.
 
     Args:
-        folder: of the run.
-        setup: what was trained; None where nobody knows.
-        started: when it was last started or resumed, in seconds since 1970.
-        commit: of the code.
+        started: time of the last start or resume, in seconds since 1970.
         accuracy: of the test images, from 0 to 1.
-        val_accuracy: the best one of the training, from 0 to 1; None where it is not known.
-        problem: why there is no accuracy; empty where there is one.
+        val_accuracy: the best of the training, from 0 to 1; None if unknown.
+        problem: why there is no accuracy; empty if there is one.
         notes: what else could not be read.
     """
 
@@ -69,14 +65,18 @@ class TrainedRun:
 
 
 def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
-    """The runs in folders and below them, at any depth and each once: `version_N`, and whatever holds a `run.json`.
+    """Finds the runs in folders and below them, at any depth and each once: `version_N`, or with a `run.json`.
 
-    Links are followed. A folder that may not be looked into is one of the runs, for there may be some in it.
+    Links are followed. A folder without read permission is returned as a run with a problem.
     """
     runs: list[TrainedRun] = []
     seen: set[str] = set()
+
+    def note(error: OSError) -> None:
+        runs.append(TrainedRun(Path(error.filename), problem=f"it cannot be read: {error.strerror}"))
+
     for root in roots:
-        for folder, inner, files in os.walk(root, onerror=lambda error: runs.append(_closed(error)), followlinks=True):
+        for folder, inner, files in os.walk(root, onerror=note, followlinks=True):
             real = os.path.realpath(folder)
             is_run = re.fullmatch(r"version_\d+", os.path.basename(real)) is not None or "run.json" in files
             if is_run and real not in seen:
@@ -84,30 +84,24 @@ def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
             if is_run or real in seen:
                 inner.clear()
             seen.add(real)
-            inner.sort(key=in_order)  # which of two links is followed does not depend on the file system
-    return sorted({run.folder: run for run in runs}.values(), key=lambda run: in_order(str(run.folder)))
-
-
-def _closed(error: OSError) -> TrainedRun:
-    return TrainedRun(Path(error.filename), problem=f"it cannot be read: {error.strerror}")
-
-
-def in_order(text: str) -> list[Any]:
-    """A key that sorts version_10 after version_9."""
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]
+            inner.sort(key=natural_order)  # which of two links is followed must not depend on the file system
+    return sorted({run.folder: run for run in runs}.values(), key=lambda run: natural_order(str(run.folder)))
 
 
 def read_trained(folder: Path) -> TrainedRun:
-    """Reads what a collection needs of a run's folder; what is missing or damaged is a `problem` or a note of it."""
+    """Reads a run's folder; missing and damaged files become its `problem` or a note."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return TrainedRun(folder, problem=f"it cannot be read: {os.strerror(errno.EACCES)}")
     files = Files(folder)
     record = files.read("run.json", read_record)
-    if record is not None and (evaluation := _subcommand(record)) in EVALUATIONS:
-        return TrainedRun(folder, problem=f"it was made by `{evaluation}`, which trains nothing")
+    subcommand = next((word for word in record.command[1:] if not word.startswith("-")), "") if record else ""
+    if subcommand in EVALUATIONS:
+        return TrainedRun(folder, problem=f"it was made by `{subcommand}`, which trains nothing")
     setup = files.read("config.yaml", read_setup)
     if setup is None or record is None:
-        return TrainedRun(folder, setup, problem=_unknown(folder, files.notes))
+        missing = " and no ".join(name for name in ("config.yaml", "run.json") if not (folder / name).exists())
+        problem = "; ".join([*files.notes, *([f"there is no {missing}"] if missing else [])])
+        return TrainedRun(folder, setup, problem=problem)
     started = files.read("run.json", read_last_start) or 0.0
     run = TrainedRun(folder, setup, started, record.commit, notes=files.notes)
     result = files.read("test.json", read_evaluation)
@@ -117,47 +111,30 @@ def read_trained(folder: Path) -> TrainedRun:
     return replace(run, accuracy=result.total.accuracy, val_accuracy=_val_accuracy(files))
 
 
-def _subcommand(record: Record) -> str:
-    return next((word for word in record.command[1:] if not word.startswith("-")), "")
-
-
-def _unknown(folder: Path, notes: list[str]) -> str:
-    missing = [name for name in ("config.yaml", "run.json") if not (folder / name).exists()]
-    return "; ".join([*notes, *([f"there is no {' and no '.join(missing)}"] if missing else [])])
-
-
 def _problem(run: TrainedRun, result: Evaluation | None) -> str:
-    """Why a run has no accuracy; empty where it has one."""
+    """Returns why a run has no accuracy; empty if it has one."""
     if run.notes:
         return "; ".join(run.notes)
-    if result is None:
-        return f"it has not finished: there is no test.json; last written {_last_written(run.folder)}"
-    if result.total.accuracy is None:
+    if result is not None and result.total.accuracy is None:
         return "test.json is about no images"
-    if _modified(run.folder / "test.json") < run.started:  # a finished run that was told to go on
-        return f"it has not finished: test.json is older than its last start; last written {_last_written(run.folder)}"
-    return ""
-
-
-def _last_written(folder: Path) -> str:
-    newest = max(map(_modified, folder.iterdir()))
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest))
+    if result is not None and _modified(run.folder / "test.json") >= run.started:
+        return ""
+    newest = time.localtime(max(map(_modified, run.folder.iterdir())))
+    # the second one is a finished run that was resumed
+    why = "there is no test.json" if result is None else "test.json is older than its last start"
+    return f"it has not finished: {why}; last written {time.strftime('%Y-%m-%d %H:%M:%S', newest)}"
 
 
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # a run that goes on replaces its files
+    except OSError:  # a run that is training replaces its files
         return 0.0
 
 
 def read_last_start(path: Path) -> float:
-    """When a run was last started or resumed, in seconds since 1970, as `run.json` says.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: when it does not.
-    """
-    record = json.loads(path.read_text(encoding="utf-8"))
+    """Reads from `run.json` when a run was last started or resumed, in seconds since 1970."""
+    record = read_json(path)
     starts = [record["started"], *(again["started"] for again in record.get("resumed", []))]
     return max(datetime.strptime(start, "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts)
 
@@ -169,12 +146,7 @@ def _val_accuracy(files: Files) -> float | None:
 
 
 def read_setup(path: Path) -> Setup:
-    """Reads `config.yaml`.
-
-    Raises:
-        ValueError, KeyError, AttributeError, yaml.YAMLError: when it is something else, or not whole: what was cut off
-            may still be YAML.
-    """
+    """Reads `config.yaml`, and raises ValueError if it is cut off, which may still be YAML."""
     config = read_config(path)
     if missing := [key for key in SECTIONS if key not in config]:
         raise ValueError(f"it is not whole, there is no {missing[0]}")
@@ -185,12 +157,12 @@ def read_setup(path: Path) -> Setup:
 
 
 def comparable_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings by which runs are told apart, by their dotted keys; the callbacks as one class with arguments.
+    """Returns the settings that distinguish runs, by their dotted keys; the callbacks as one class with arguments.
 
-    Left out are the seed (not that of the split: it chooses the images), paths of folders but for an image folder's,
-    the checkpoint that a run went on from, devices and the strategy for them (a batch is divided among them; their
-    precision counts), and what is only shown or kept. A learning rate is `found` where there is a LRFinder, and with it
-    the number that has taken the place of `lr_min: found`.
+    Left out are the seed (not that of the split, which selects the images), paths of folders except an image folder's,
+    the checkpoint that a run was resumed from, devices and strategy (a batch is divided among devices; the precision
+    counts), and settings of display and storage. With an LRFinder the learning rate is `found`, and so is a number that
+    replaced `lr_min: found`.
     """
     callbacks = config["trainer"].get("callbacks") or []
     as_one: dict[str, Any] = {"class_path": ", ".join(each["class_path"] for each in callbacks) or "none"}

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its checkpoint, and what from the user: a setting that is given now wins."""
+"""Applies settings that the user has changed to the checkpoint of a run that is resumed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-# what makes up optimizer and schedule; all else of the network is either the same or does not fit
+# of optimizer and schedule; with another network the checkpoint does not fit
 SETTINGS = ("optimizer", "optimizer_args", "lr", "weight_decay", "decay_norm_and_bias", "norm_bias_scale", "schedule")
-# with another one of these, what the optimizer remembers is of no use
+# if one of these has changed, the optimizer's state does not fit
 OTHER_OPTIMIZER = {"optimizer", "decay_norm_and_bias", "norm_bias_scale"}
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], length: tuple[int, int]) -> dict[str, str]:
-    """The settings that differ, each with what they were and what they are.
+    """Returns the settings that differ, each with a text of its old and its new value.
 
     Args:
-        then: hyperparameters of the checkpoint's run, as they were configured.
-        now: hyperparameters of this run, as they are configured.
+        then: configured hyperparameters of the checkpoint's run.
+        now: configured hyperparameters of this run.
         length: optimizer steps of the whole run, then and now.
     """
-    then = {**now, **then}  # an older checkpoint may not know them all
+    then = {**now, **then}  # an older checkpoint may lack some
     changed = {name: f"model.{name} {then[name]} -> {now[name]}" for name in SETTINGS if then[name] != now[name]}
     if length[0] != length[1]:
         changed["length"] = f"the run's length {length[0]} -> {length[1]} steps"
@@ -31,12 +31,12 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], length: tu
 
 
 def put_settings(checkpoint: dict[str, Any], changed: Mapping[str, str], optimizer: Any, scheduler: Any) -> None:
-    """Puts the settings of this run into the states that are about to be restored.
+    """Replaces the settings in a checkpoint's states of optimizer and scheduler by those of this run.
 
-    What the optimizer remembers stays, if it is the same; the schedule is entered at the step that was reached.
+    The momentum buffers stay, unless the optimizer is another one. The schedule goes on at the step of the checkpoint.
 
     Args:
-        checkpoint: that a run is resumed from.
+        checkpoint: from which the run is resumed; changed in place.
         changed: see `changed_settings`; not empty.
         optimizer: of this run, before any step.
         scheduler: its schedule.
@@ -53,7 +53,7 @@ def put_settings(checkpoint: dict[str, Any], changed: Mapping[str, str], optimiz
 
 
 def _advance(scheduler: LRScheduler, steps: int) -> None:
-    """Enters a schedule that says for each step by itself what the rates are: all of ours do."""
+    """Advances a scheduler by many steps at once: its rates must depend on the step alone, as those of ours do."""
     if steps == 0:
         return
     scheduler.last_epoch = min(steps, getattr(scheduler, "total_steps", steps)) - 1

@@ -1,7 +1,7 @@
-"""Checkpoints as files: whole or not there, with a checksum, tensors and primitives alone.
+"""Checkpoint files: atomic writes, a checksum, tensors and primitives only.
 
-A checkpoint is a file of `torch.save`, a zip archive; the SHA-256 of all that comes before it is the archive's comment,
-which every other reader skips.
+A checkpoint is a file of `torch.save`, which is a zip archive. The archive's comment, which other readers skip, is the
+SHA-256 of everything before it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -18,18 +18,40 @@ from torch import Tensor
 
 from cifar_resnets.errors import CheckpointError
 from cifar_resnets.support.atomic_file import replacing
+from cifar_resnets.support.former_names import current_names
 
+KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
 _LABEL = b"sha256:"
 _MARK = len(_LABEL) + 64  # bytes
 _PRIMITIVES = (type(None), bool, int, float, complex, str, bytes)
 
 
+class Use(NamedTuple):
+    """What a checkpoint is read for.
+
+    Args:
+        keys: that it must have.
+        otherwise: the error if it does not, after its path.
+    """
+
+    keys: frozenset[str]
+    otherwise: str
+
+
+ANY = Use(frozenset(), "was not written by `cifar-resnets fit`")
+EVALUATE = Use(frozenset({"hyper_parameters", "data", "state_dict"}), ANY.otherwise)
+RESUME = Use(
+    frozenset({KEY, "loops", "optimizer_states", "state_dict"}),
+    "holds no run that could be resumed, give a file of weights as --model.weights",
+)
+
+
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint, which takes its place at once, when all of it has reached the disk.
+    """Writes a checkpoint, which replaces the file at its path once it is complete on the disk.
 
     Args:
         content: tensors and primitives, in dicts, lists, tuples and sets.
-        path: of the file; what is there stays if anything goes wrong.
+        path: of the file; an existing one stays if anything goes wrong.
 
     Raises:
         CheckpointError: when the content holds anything else, which could not be read without executing code.
@@ -43,7 +65,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
             )
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    # the last two bytes of an archive without a comment are its length
+    # the last two bytes of an archive without a comment are the length of the comment
     archive = memoryview(buffer.getbuffer())[:-2]
     length = _MARK.to_bytes(2, "little")
     digest = hashlib.sha256(archive)
@@ -53,11 +75,15 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         file.write(length + _LABEL + digest.hexdigest().encode())
 
 
-def read_checkpoint_file(path: Path) -> Any:
-    """Reads what `write_checkpoint` has written, onto the CPU; never code.
+def read_checkpoint_file(path: Path, use: Use = ANY) -> dict[str, Any]:
+    """Reads a checkpoint of `write_checkpoint` onto the CPU, without executing code; class paths are those of today.
+
+    Args:
+        path: of the file.
+        use: what it is read for.
 
     Raises:
-        CheckpointError: when it is missing, damaged, or was not written by it.
+        CheckpointError: when it is missing, damaged, not written by `write_checkpoint`, or of no use.
     """
     try:
         data = path.read_bytes()
@@ -68,13 +94,17 @@ def read_checkpoint_file(path: Path) -> Any:
     if problem := _problem(data):
         raise CheckpointError(f"{path} {problem}")
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file of others, with a checksum of its own, makes torch raise
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of another program, with a valid checksum, can make torch raise anything
         raise CheckpointError(f"{path} holds Python objects, or is no checkpoint of `cifar-resnets fit`") from error
+    if not (isinstance(content, dict) and use.keys <= content.keys()):
+        raise CheckpointError(f"{path} {use.otherwise}")
+    settings = {part: current_names(content[part]) for part in ("hyper_parameters", "data", KEY) if part in content}
+    return {**content, **settings}
 
 
 def _problem(data: bytes) -> str | None:
-    """What is wrong with a file, if anything."""
+    """Returns what is wrong with the bytes of a file, or None."""
     if not data:
         return "is empty"
     if data[-_MARK : -_MARK + len(_LABEL)] != _LABEL:
@@ -84,7 +114,7 @@ def _problem(data: bytes) -> str | None:
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """What a nested container holds, each with where it is."""
+    """Yields the leaves of nested containers, each with its dotted key."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, f"{place}.{key}" if place else str(key))
@@ -96,18 +126,25 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes checkpoints that are whole or not there, and reads none that is damaged or holds code.
+    """Writes checkpoints atomically, and reads none that is damaged or holds code.
 
-    Lightning's own moves a finished file from $TMPDIR, which copies it where that is another file system: a kill or a
-    full disk then leaves half a checkpoint in the place of the previous one.
+    Lightning's own plugin moves a finished file from $TMPDIR. Where that is another file system, the file is copied,
+    and a kill or a full disk replaces the previous checkpoint by half of the new one.
     """
+
+    def __init__(self) -> None:
+        self._preloaded: tuple[Path, dict[str, Any]] | None = None
+
+    def preload(self, path: Path, content: dict[str, Any]) -> None:
+        """Takes the content of a file that was read already; the next `load_checkpoint` of this file returns it."""
+        self._preloaded = path, content
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint.
 
         Raises:
             CheckpointError: when it holds anything but tensors and primitives.
-            OSError: when it cannot be written; what was there stays.
+            OSError: when it cannot be written; an existing file stays.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,17 +153,16 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads a checkpoint onto the CPU; never code, whatever `weights_only` says.
+        """Reads a checkpoint onto the CPU, without executing code even if `weights_only` is False.
 
         Raises:
             CheckpointError: when it is missing, damaged, or something else.
         """
-        content: dict[str, Any] = read_checkpoint_file(Path(path))
-        return content
+        preloaded, self._preloaded = self._preloaded, None  # not kept: it may be as large as the network
+        if preloaded is not None and preloaded[0] == Path(path):
+            return preloaded[1]
+        return read_checkpoint_file(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint, if it is there."""
+        """Removes a checkpoint if it exists."""
         Path(path).unlink(missing_ok=True)
-
-
-KEY = "continuation"  # in a checkpoint

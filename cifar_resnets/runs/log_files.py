@@ -1,55 +1,86 @@
-"""What a run has logged so far: how much of it a checkpoint knows, and how to go back to that."""
+"""Logs of a run: metrics.csv, the event files of TensorBoard, and how to cut them back to a checkpoint."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from cifar_resnets.results.csv_files import read_rows
 from cifar_resnets.support.atomic_file import replacing
 
 EVENTS = "events.out.tfevents.*"
 METRICS = "metrics.csv"
 
 
-class MetricsFile(CSVLogger):
-    """The CSVLogger of Lightning, but what it has written stays: when a run is resumed, and when it is interrupted."""
+class MetricsFile(Logger):
+    """Appends metrics to `metrics.csv`, a row for each call, with a column for each metric in alphabetical order.
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        """What writes the file."""
-        if not isinstance(self._experiment, _Appender):
-            os.makedirs(self.log_dir, exist_ok=True)
-            self._experiment = _Appender(self.log_dir)
-        return self._experiment
+    Unlike the CSVLogger of Lightning, it keeps the file of a run that is resumed, and writes a new header atomically.
 
-
-class _Appender(ExperimentWriter):
-    """Appends to the file that is there.
-
-    Both methods are private of Lightning; tests/runs/test_log_files.py notices when they are no longer called.
+    Args:
+        run_dir: folder of the file.
     """
 
-    def _check_log_dir_exists(self) -> None:  # Lightning's deletes the file
-        self.metrics_keys = _header(Path(self.metrics_file_path))
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__()
+        self._path = Path(run_dir, METRICS)
+        self._rows: list[dict[str, Any]] = []
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:  # Lightning's empties the file first
-        _write_rows(Path(self.metrics_file_path), fieldnames, _rows(Path(self.metrics_file_path)))
+    @property
+    def name(self) -> str:
+        """Returns an empty name: the folder is that of the run."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Returns an empty version: the folder is that of the run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Returns the folder of the file."""
+        return str(self._path.parent)
+
+    log_dir = root_dir = save_dir
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds a row, which the next `save` writes."""
+        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        self._rows.append({**values, "step": len(self._rows) if step is None else step})
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: config.yaml holds the hyperparameters."""
+
+    def save(self) -> None:
+        """Writes the rows that were added."""
+        if not self._rows:
+            return
+        known = _header(self._path)
+        columns = sorted({*known, *(name for row in self._rows for name in row)})
+        if columns != known:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _write_rows(self._path, columns, _rows(self._path))
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerows(self._rows)
+        self._rows = []
 
 
 def logged_so_far(trainer: pl.Trainer, run_dir: Path) -> dict[str, Any]:
-    """How much has been logged: bytes of each file of events, rows of the table.
+    """Returns how much has been logged: bytes of each event file, rows of metrics.csv.
 
     Args:
-        trainer: whose loggers write into the run's folder; only rank 0 may call this.
+        trainer: whose loggers write into the run's folder; on rank 0.
         run_dir: folder of the run.
     """
     for logger in trainer.loggers:
@@ -60,17 +91,17 @@ def logged_so_far(trainer: pl.Trainer, run_dir: Path) -> dict[str, Any]:
 
 
 def event_files(run_dir: Path) -> dict[str, int]:
-    """The files of events in a run's folder, and their bytes."""
+    """Returns the names of the event files in a run's folder, and their bytes."""
     return {path.name: path.stat().st_size for path in sorted(run_dir.glob(EVENTS))}
 
 
 def go_back(run_dir: Path, written: Mapping[str, int], logged: Mapping[str, Any]) -> None:
-    """Takes out of the logs what came after a checkpoint: it will come again.
+    """Removes from the logs everything that is later than a checkpoint: the resumed run will log it again.
 
     Args:
         run_dir: folder of the run.
-        written: files of events that there were before this process, see `event_files`.
-        logged: see `logged_so_far`; of the checkpoint.
+        written: event files from before this process, see `event_files`.
+        logged: how much had been logged at the checkpoint, see `logged_so_far`.
     """
     for name in written:
         if name not in logged["events"]:
@@ -81,12 +112,12 @@ def go_back(run_dir: Path, written: Mapping[str, int], logged: Mapping[str, Any]
 
 
 def copy_logs(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
-    """Copies what had been logged when a checkpoint was written, for a run that goes on from it in another folder.
+    """Copies what had been logged at a checkpoint, for a run that goes on from it in another folder.
 
     Args:
-        source: folder of the checkpoint's run; what is not there is left out.
+        source: folder of the checkpoint's run; files that are missing there are left out.
         target: folder of the other run.
-        logged: see `logged_so_far`; of the checkpoint.
+        logged: how much had been logged at the checkpoint, see `logged_so_far`.
     """
     for name, size in logged["events"].items():
         if (source / name).is_file():
@@ -96,7 +127,7 @@ def copy_logs(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
 
 
 def copy_rows(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
-    """Copies the first rows of the table."""
+    """Copies the first rows of metrics.csv; removes the target's file if there are none."""
     rows = _rows(source / METRICS)[: logged["rows"]]
     if rows:
         _write_rows(target / METRICS, list(rows[0]), rows)
@@ -105,30 +136,21 @@ def copy_rows(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
 
 
 def _header(path: Path) -> list[str]:
-    return list(_rows(path)[0]) if _rows(path) else []
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table; without its last if that was cut off in writing."""
-    if not path.is_file():
-        return []
-    text = path.read_text()
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    """Reads the rows of a table, without the last one if it is incomplete."""
+    return read_rows(path, []) if _header(path) else []
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
     with replacing(path) as file:
-        lines = csv.DictWriter(_Text(file), fieldnames=columns)
-        lines.writeheader()
-        lines.writerows(rows)
-
-
-class _Text:
-    """What the csv module writes to a file of bytes."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        written: int = self._file.write(text.encode())
-        return written
+        file.write(text.getvalue().encode())

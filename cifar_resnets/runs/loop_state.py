@@ -1,9 +1,9 @@
-"""Where a fit stands when a checkpoint is written, put so that Lightning goes on exactly there.
+"""Corrects the loop counters in a checkpoint, so that Lightning resumes exactly where the checkpoint was written.
 
-Lightning 2.6 saves its counters as they happen to be in the middle of a hook. What a resumed fit makes of them is off
-by a logging step within an epoch, skips a validation that was due, and ends an epoch twice. Here a checkpoint says that
-the hook is over. tests/callbacks/test_exact_resume.py compares resumed runs with uninterrupted ones, and so notices if
-Lightning should change.
+Lightning 2.6 saves its counters as they are in the middle of a hook. A fit that is resumed from them is off by a
+logging step within an epoch, skips a validation that was due, and ends an epoch twice. Here the counters are those
+after the hook. tests/callbacks/test_exact_resume.py compares resumed runs with uninterrupted ones, and fails if
+Lightning changes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Place = Literal["batch", "validation", "epoch"]
 
 
 def settle(trainer: pl.Trainer, loops: dict[str, Any]) -> Place:
-    """Puts the counters of a fit into the state in which they will be after the hook that is running.
+    """Sets the counters in a checkpoint to their values after the hook that is running.
 
     Args:
         trainer: in a fit.
-        loops: the part `fit_loop` of the checkpoint's `loops`, which is changed.
+        loops: the part `fit_loop` of the checkpoint's `loops`, changed in place.
 
     Returns:
         What has just ended: a batch, a validation, or an epoch.
@@ -34,20 +34,24 @@ def settle(trainer: pl.Trainer, loops: dict[str, Any]) -> Place:
     if batch["current"]["processed"] == batch["current"]["completed"]:
         return "validation"
     _complete(batch)
-    # private: whether a validation follows, which is logged at the step before
+    # private: whether a validation follows; it is logged at the step before
     if not trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]  # it is there
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     return "batch"
 
 
 def enter(trainer: pl.Trainer, place: Place) -> None:
-    """Called at the start of a resumed training, when Lightning has restored the counters."""
+    """Makes a resumed fit go on at a place; called when Lightning has restored the counters.
+
+    Args:
+        trainer: at the start of the training.
+        place: see `settle`.
+    """
     epoch_loop = trainer.fit_loop.epoch_loop
     if place == "epoch":
-        epoch_loop.restarting = False  # it starts anew: nothing of it was done
+        epoch_loop.restarting = False  # a new epoch
     elif place == "batch":
-        # private: for all that Lightning knows, a validation was interrupted before its first batch; it looks at this
-        # only where one is due
+        # private: if a validation is due here, Lightning goes on with one that was interrupted before its first batch
         epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
         epoch_loop.val_loop.batch_progress.current.reset()
 

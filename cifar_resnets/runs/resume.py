@@ -1,13 +1,12 @@
-"""Which run a fit goes on with, in which folder, from which checkpoint."""
+"""Finds the run and the checkpoint from which a fit goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,30 @@ from lightning.pytorch.strategies import Strategy
 
 from cifar_resnets.distributed.scheduler import job_name, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.checkpoint_file import KEY, read_checkpoint_file
+from cifar_resnets.runs.checkpoint_file import KEY, RESUME, read_checkpoint_file
 from cifar_resnets.runs.log_files import copy_logs
 from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, RECORD, lock_run_dir, run_dirs
 from cifar_resnets.support.atomic_file import replacing
 
-START = "CIFAR_RESNETS_START"  # variable: a process and the checkpoint that it goes on from
+START = "CIFAR_RESNETS_START"  # variable of the environment: see `pass_to_children`
 WAIT = 60  # seconds for the processes of a job that was requeued to end
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a fit begins.
+    """Where a fit begins, or what an evaluation is of.
 
     Args:
-        run_dir: folder that it goes on in; a new one if None.
-        checkpoint: that it goes on from; a fresh start if None.
-        warnings: what is to be told, a line each.
-        lock: what reserves the folder for this process.
+        run_dir: folder of the run that goes on; None for a new one.
+        checkpoint: from which it goes on, or which is evaluated; None for a fresh start.
+        content: of the checkpoint, for the Trainer, which need not read it again.
+        warnings: lines to print.
+        lock: of the folder, see `lock_run_dir`.
     """
 
     run_dir: Path | None = None
     checkpoint: Path | None = None
+    content: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     lock: int | None = None
 
@@ -44,12 +45,12 @@ class Start:
 def find_start(
     ckpt_path: str | None, root: Path, name: str, args: Sequence[str], elsewhere: Path | None = None
 ) -> Start:
-    """What a fit goes on with.
+    """Finds where a fit begins, and reads the checkpoint from which it goes on.
 
     Args:
         ckpt_path: `last`: the newest run of this name; `auto`: the newest run of this command line, of the same job if
             a scheduler has started it, or a fresh start; or a file, from which a new run goes on.
-        root: of all logs.
+        root: folder of all runs.
         name: of the run.
         args: the command line.
         elsewhere: folder of the checkpoints, if it is not below that of the run.
@@ -62,45 +63,35 @@ def find_start(
         return _last(root, name, elsewhere)
     if ckpt_path == "auto":
         return _auto(root, name, identity(args), elsewhere)
-    return Start(checkpoint=None if ckpt_path is None else Path(ckpt_path))
+    if ckpt_path is None:
+        return Start()
+    return Start(checkpoint=Path(ckpt_path), content=read_checkpoint_file(Path(ckpt_path), RESUME))
 
 
 def identity(args: Sequence[str]) -> dict[str, Any]:
-    """What a run is recognised by when it is started again: its command line, but for the checkpoint, and its job."""
-    words, skip = [], False
-    for word in args:
-        if not (skip or word == "--ckpt_path" or word.startswith("--ckpt_path=")):
-            words.append(word)
-        skip = word == "--ckpt_path"
-    return {"job": job_name(), "command_digest": hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]}
+    """Returns what identifies a run that is started again: its job, and its command line without the checkpoint."""
+    kept, skip = [], False
+    for arg in args:
+        if not (skip or arg == "--ckpt_path" or arg.startswith("--ckpt_path=")):
+            kept.append(arg)
+        skip = arg == "--ckpt_path"
+    return {"job": job_name(), "command_digest": hashlib.sha256("\0".join(kept).encode()).hexdigest()[:16]}
 
 
-def read_resumable(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that a fit can go on from.
-
-    Raises:
-        CheckpointError: when it is missing, damaged, or something else.
-    """
-    content = read_checkpoint_file(path)
-    if not isinstance(content, dict) or not {KEY, "loops", "optimizer_states", "state_dict"} <= content.keys():
-        raise CheckpointError(f"{path} holds no run that could be resumed, give a file of weights as --model.weights")
-    return content
-
-
-def hand_down(checkpoint: Path | None) -> None:
-    """Tells the processes that Lightning is going to start from this one where the fit goes on.
+def pass_to_children(checkpoint: Path | None) -> None:
+    """Passes the path of the checkpoint, with the id of this process, to the processes that Lightning will start.
 
     Args:
-        checkpoint: that it goes on from; a fresh start if None.
+        checkpoint: from which the fit goes on; None for a fresh start.
     """
     os.environ[START] = json.dumps([os.getpid(), None if checkpoint is None else str(checkpoint)])
 
 
 def agreed_checkpoint(checkpoint: Path | None, strategy: Strategy) -> str | None:
-    """The checkpoint that rank 0 goes on from, on all ranks.
+    """Returns the path of the checkpoint from which rank 0 goes on, on all ranks.
 
     Args:
-        checkpoint: of this rank; only that of rank 0 counts.
+        checkpoint: as this rank found it; ignored on all ranks but 0.
         strategy: of the Trainer.
     """
     path: str | None
@@ -110,26 +101,27 @@ def agreed_checkpoint(checkpoint: Path | None, strategy: Strategy) -> str | None
     path = None if checkpoint is None else str(checkpoint)
     environment = getattr(strategy, "cluster_environment", None)
     if environment is not None and environment.creates_processes_externally:
-        strategy.setup_environment()  # a scheduler has started all ranks at once: none has been told anything
+        strategy.setup_environment()  # a scheduler has started all ranks at once: rank 0 has no children
         path = strategy.broadcast(path)
     return path
 
 
 def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
-    """Copies what a run had logged, and its best checkpoints, for a run that goes on from it in a folder of its own.
+    """Copies logs and best checkpoints of a run to the folder of another run, which goes on from its checkpoint.
 
     Args:
-        source: a checkpoint of the run; what lies elsewhere than `fit` puts it is left out.
-        content: of that checkpoint.
-        run_dir: the other folder.
+        source: the checkpoint; files that are not where `fit` puts them are left out.
+        content: of the checkpoint.
+        run_dir: folder of the other run.
     """
     if logged := content[KEY]["logged"]:
         copy_logs(source.parent.parent, run_dir, logged)
     for state in content["callbacks"].values():
         for name in (Path(path).name for path in state.get("best_k_models", ())):
             best = source.with_name(name)
-            # a file that was replaced since belongs to what came after this checkpoint
-            if best.is_file() and read_checkpoint_file(best)["global_step"] <= content["global_step"]:
+            # a file that was replaced since is of a later step than the checkpoint
+            found = content if best == source else read_checkpoint_file(best) if best.is_file() else None
+            if found is not None and found["global_step"] <= content["global_step"]:
                 target = run_dir / CHECKPOINTS / name
                 target.parent.mkdir(exist_ok=True)
                 with replacing(target) as copy:
@@ -144,10 +136,10 @@ def _last(root: Path, name: str, elsewhere: Path | None) -> Start:
         raise ConfigurationError(f"--ckpt_path last: the run in {folder} is still going on")
     path = (elsewhere or folder / CHECKPOINTS) / LAST
     try:
-        _read_of(path, folder)
+        content = _read_of_run(path, folder)
     except CheckpointError as error:
         raise CheckpointError(f"--ckpt_path last: {error}; auto takes the newest good one") from error
-    return Start(folder, path, lock=lock)
+    return Start(folder, path, content, lock=lock)
 
 
 def _auto(root: Path, name: str, wanted: dict[str, Any], elsewhere: Path | None) -> Start:
@@ -155,47 +147,43 @@ def _auto(root: Path, name: str, wanted: dict[str, Any], elsewhere: Path | None)
         if _identity_of(folder) != wanted:
             continue
         # the processes of the job may still be ending; without a job, it is another run of the same command line
-        if (lock := _lock(folder, WAIT if wanted["job"] else 0)) is None:
-            continue
-        checkpoint, warnings = newest_good(elsewhere or folder / CHECKPOINTS, folder)
-        return Start(folder, checkpoint, tuple(warnings), lock)
+        if (lock := lock_run_dir(folder, WAIT if wanted["job"] else 0)) is not None:
+            return newest_good(elsewhere or folder / CHECKPOINTS, folder, lock)
     return Start()
 
 
-def _lock(folder: Path, seconds: float) -> int | None:
-    end = time.monotonic() + seconds
-    while (lock := lock_run_dir(folder)) is None and time.monotonic() < end:
-        time.sleep(0.2)
-    return lock
-
-
-def newest_good(folder: Path, run_dir: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that a fit can go on from, and what is wrong with those that are newer.
+def newest_good(folder: Path, run_dir: Path, lock: int | None = None) -> Start:
+    """Finds and reads the newest checkpoint of a run from which a fit can go on; warns of newer ones that it cannot.
 
     Args:
         folder: of the checkpoints.
         run_dir: folder of the run.
+        lock: of that folder.
     """
     warnings: list[str] = []
     for path in _newest_first(folder):
         try:
-            _read_of(path, run_dir)
-            return path, [f"{warning}: going on from {path}" for warning in warnings]
+            content = _read_of_run(path, run_dir)
         except CheckpointError as error:
             warnings.append(str(error))
-    return None, [f"{warning}: there is no other checkpoint, starting anew" for warning in warnings]
+        else:
+            return Start(run_dir, path, content, tuple(f"{each}: going on from {path}" for each in warnings), lock)
+    none = "there is no other checkpoint, starting anew"
+    return Start(run_dir, warnings=tuple(f"{each}: {none}" for each in warnings), lock=lock)
 
 
-def _read_of(path: Path, run_dir: Path) -> None:
-    """Reads a checkpoint, which has to be of a run: several may write theirs into one folder."""
-    written_by = read_resumable(path)[KEY]["run_dir"]
-    # the last two folders: by what path they are reached may have changed
+def _read_of_run(path: Path, run_dir: Path) -> dict[str, Any]:
+    """Reads a checkpoint; raises CheckpointError if it is of another run, which may write to the same folder."""
+    content = read_checkpoint_file(path, RESUME)
+    written_by = content[KEY]["run_dir"]
+    # the last two folders: those above may have other names now
     if written_by is None or Path(written_by).parts[-2:] != run_dir.parts[-2:]:
         raise CheckpointError(f"{path} is of another run, {written_by}")
+    return content
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    # at the same time, which a coarse clock makes possible, `last` is written last
+    # of files with equal times, which a coarse clock makes possible, `last` is the newest
     found = [path for path in folder.glob("*.ckpt") if path.is_file()]
     yield from sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name == LAST), reverse=True)
 

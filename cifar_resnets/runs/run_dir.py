@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import re
+import time
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from cifar_resnets.errors import OutputError
 
+RECORD = "run.json"
 CHECKPOINTS = "checkpoints"  # folder below that of the run
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 def claim_run_dir(root: Path, name: str) -> Path:
@@ -24,7 +29,7 @@ def claim_run_dir(root: Path, name: str) -> Path:
         number = max(map(_number, run_dirs(root, name)), default=-1) + 1
         while True:
             try:
-                # mkdir is atomic: whoever makes the folder owns it
+                # mkdir is atomic: the process that makes the folder owns it
                 (parent / f"version_{number}").mkdir()
                 return parent / f"version_{number}"
             except FileExistsError:
@@ -42,28 +47,24 @@ def run_dirs(root: Path, name: str) -> list[Path]:
     return sorted((path for path in found if re.fullmatch(r"version_\d+", path.name)), key=_number, reverse=True)
 
 
-def lock_run_dir(run_dir: Path) -> int | None:
-    """Reserves a run's folder for this process, until it ends, however it does.
+def lock_run_dir(run_dir: Path, seconds: float = 0.0) -> int | None:
+    """Locks a run's folder until this process ends, also if it is killed.
+
+    Args:
+        run_dir: folder of the run; no file is added to it.
+        seconds: to wait if another process has the lock.
 
     Returns:
-        What holds the lock, a file descriptor; None when another process has it.
+        The file descriptor that holds the lock; None if another process has it.
     """
-    descriptor = os.open(run_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:  # a file system that cannot lock a folder: better without than not at all
-        pass
+    descriptor, end = os.open(run_dir, os.O_RDONLY), time.monotonic() + seconds
+    with contextlib.suppress(OSError):  # a file system without locks: the run goes on without one
+        while not lock_descriptor(descriptor, blocking=False):
+            if time.monotonic() >= end:
+                os.close(descriptor)
+                return None
+            time.sleep(0.2)
     return descriptor
-
-
-def sweep(run_dir: Path) -> None:
-    """Removes the unfinished files that a process has left in its folder when it was killed."""
-    for path in run_dir.rglob(".*"):
-        if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:
@@ -71,11 +72,11 @@ def _number(path: Path) -> int:
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Makes a folder if need be, and writes to it.
+    """Makes a folder if it does not exist, and tries to write a file in it.
 
     Args:
-        folder: that is to be written to.
-        key: which names it.
+        folder: to be tried.
+        key: of the command line that sets the folder, for the error.
 
     Raises:
         OutputError: when it cannot be written.
@@ -87,9 +88,3 @@ def check_writable(folder: Path, key: str) -> None:
         trial.unlink()
     except OSError as error:
         raise OutputError(f"{key}: {folder} cannot be written ({error.strerror}), give another folder") from error
-
-
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-
-
-RECORD = "run.json"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes a place at once at the end of the block, so that nobody ever reads half of it.
+    """Opens a file that replaces the one at a path at the end of the block: no process ever reads half of it.
 
     Args:
-        path: the place; what is there stays if anything goes wrong.
+        path: of the file; an existing one stays if anything goes wrong.
 
     Raises:
         OSError: when it cannot be written.
     """
-    # in the same folder, so that it can take the place at once; not by tempfile, whose files nobody else may read
+    # in the same folder, because os.replace is atomic there; not by tempfile, whose files other users cannot read
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
@@ -29,16 +29,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(unfinished, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno is not None:  # without a number the text of the error is what its caller made it
-            error.filename = str(path)  # a full disk tells of no file, and the unfinished one tells the user nothing
+        if error.errno is not None:  # otherwise the block has raised an error with a text of its own
+            error.filename = str(path)  # the error of a full disk has no file name, and users know only this one
         raise
     finally:
-        with contextlib.suppress(OSError):  # the first error counts
+        with contextlib.suppress(OSError):  # the first error is raised
             unfinished.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Removes the unfinished files that killed processes have left in a folder and below it.
+
+    Args:
+        folder: to which no other process may be writing files of that name.
+        name: of the files; all of them if not given.
+    """
+    for path in folder.rglob(f".{name}.*"):
+        if path.name.rpartition(".")[2].isdecimal() and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Makes a change of names last through a loss of power, where the file system can."""
+    """Makes a changed name survive a power failure, where the file system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

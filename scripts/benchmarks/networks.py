@@ -7,7 +7,6 @@ after the steps that warm up; even a network that takes longer than that for a s
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import gc
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from benchmarks.shared import (
 )
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.models.registry import create_network
+from cifar_resnets.support.text import did_you_mean
 
 EPOCH = 50_000  # images
 OFF = "off"
@@ -80,8 +80,8 @@ def require_known(name: str) -> None:
         ConfigurationError: for a name that timm does not know.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("cifar_*"), n=3, cutoff=0)
-        raise ConfigurationError(f"--networks: {name!r} is not in timm's registry, did you mean {' or '.join(near)}?")
+        hint = did_you_mean(name, timm.list_models("cifar_*"))
+        raise ConfigurationError(f"--networks: {name!r} is not in timm's registry{hint}")
 
 
 def make_row(name: str, batch_size: int, device: torch.device, mode: str | None, args: argparse.Namespace) -> Any:

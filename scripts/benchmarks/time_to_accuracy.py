@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import statistics
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from benchmarks.shared import fraction, item, not_negative, paragraph, percent, 
 from benchmarks.training_clock import TrainingClock
 from cifar_resnets.cli.train import CLI
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.results.seed_groups import t_quantile
+from cifar_resnets.results.seed_groups import mean_interval
 
 WARM_UP = {"--trainer.max_steps": "10", "--trainer.limit_val_batches": "2"}
 # after each epoch, on the test images; what is saved then is the newest state, and not the best
@@ -182,11 +181,8 @@ def of_all(values: Sequence[float | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    mean, interval = statistics.fmean(known), None
-    if len(known) > 1:
-        half = t_quantile(len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
-        interval = [mean - half, mean + half]
-    return {"mean": mean, "interval": interval, "n": len(known)}
+    interval = list(mean_interval(known)) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "interval": interval, "n": len(known)}
 
 
 # In words.

@@ -380,7 +380,7 @@ def test_nothing_accumulates(tmp_path, monkeypatch):
 def test_classes_without_images_have_no_numbers(tmp_path):
     labels = torch.tensor([0, 0, 2])
     probabilities = torch.eye(3)[[0, 1, 2]] * 0.625 + 0.125
-    evaluated = Evaluated.of(Outputs(labels, probabilities), ["a", "b", "c"])
+    evaluated = Evaluated(Outputs(labels, probabilities), ["a", "b", "c"])
     evaluated.write(tmp_path, "test")
     found = json.loads((tmp_path / "test_calibration.json").read_text(), parse_constant=pytest.fail)
     assert found["classes"][1] == {"name": "b", "average_precision": None}
@@ -397,7 +397,7 @@ def test_classes_without_images_have_no_numbers(tmp_path):
 
 def test_classes_whose_letters_cannot_be_drawn_are_told_apart(seen):
     names = ["猫", "犬", "cat"]
-    for draw in Evaluated.of(Outputs(torch.tensor([0, 1, 2]), torch.eye(3)), names).figures().values():
+    for draw in Evaluated(Outputs(torch.tensor([0, 1, 2]), torch.eye(3)), names).figures().values():
         draw()
     for name in PLOTS:
         if name != "plot_reliability":  # it has no names

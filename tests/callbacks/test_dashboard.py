@@ -208,6 +208,8 @@ def test_at_the_same_steps_whenever_is_validated(tmp_path: Path, changes: dict[s
 def test_a_resumed_run_goes_on_with_its_best(tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=False)
     fit(tmp_path / "first", Script(0.3, 0.7), keep, enable_checkpointing=True)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["Dashboard"]
+    assert state["best"] == pytest.approx(0.7)  # as in checkpoints of version 0.1.0
     fit(tmp_path / "second", Script(0.4, 0.8), max_epochs=4, ckpt=tmp_path / "last.ckpt")
     assert scalars(tmp_path / "second", "val/acc_best") == [(14, 0.7), (19, 0.8)]
     # the epoch whose validation the checkpoint follows ends in the second run
@@ -353,7 +355,9 @@ def test_two_ranks_write_once_and_count_all_images(tmp_path: Path, monkeypatch: 
     fork = DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=30))
     fit(tmp_path, Clock(monkeypatch), strategy=fork, devices=2)
     assert scalars(tmp_path, "time/images_per_second") == [(4, 8.0), (9, 8.0)]
-    assert [step for step, _ in scalars(tmp_path, "val/acc_best")] == [4, 9]
+    (_, first), (_, second) = accuracy = scalars(tmp_path, "val/acc")
+    assert scalars(tmp_path, "val/acc_best") == [(4, first), (9, max(first, second))]
+    assert [step for step, _ in accuracy] == [4, 9]
     assert "layer1/0/conv1" in graph_of(tmp_path)
     assert list(layout_of(tmp_path)) == list(scalars_layout(NAMES))
     assert len(list(tmp_path.glob("events*"))) == 1

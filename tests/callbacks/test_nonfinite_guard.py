@@ -105,6 +105,20 @@ def test_without_a_guard_the_weights_would_be_lost() -> None:
         fit(Blind(), (3,))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_bad_gradient_among_many_is_found(bad: float, dtype: torch.dtype) -> None:
+    network = torch.nn.ModuleList([torch.nn.Linear(40, 40), torch.nn.Linear(3, 2)]).to(dtype)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    optimizer, module = torch.optim.SGD(network.parameters(), lr=0.1), ImageClassifier(["a", "b"], network_args=TINY)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    NonfiniteGuard().on_before_optimizer_step(trainer, module, optimizer)
+    network[0].weight.grad[7, 3] = bad
+    with pytest.raises(DivergenceError, match="in step 1"):
+        NonfiniteGuard().on_before_optimizer_step(trainer, module, optimizer)
+
+
 def test_a_count_that_makes_no_sense() -> None:
     with pytest.raises(ConfigurationError, match=r"max_skipped_steps: 0 is not allowed"):
         NonfiniteGuard("skip", 0)

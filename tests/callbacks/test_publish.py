@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -18,7 +20,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_resnets.callbacks.publish import garbage_collected, is_due, output_dir, publish
+from cifar_resnets.callbacks.publish import (
+    garbage_collected,
+    is_due,
+    output_dir,
+    publish,
+    write_arrays,
+)
+from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +132,19 @@ def test_an_image_is_in_the_event_files_and_in_a_file(tmp_path):
     np.testing.assert_array_equal(Image.open(path), second)
 
 
+@pytest.mark.parametrize("num", [0, 1, 3, 16])
+def test_a_gallery_has_one_size_in_tensorboard_and_no_empty_rows_in_its_file(tmp_path, num):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    images, numbers, p = np.zeros((num, 8, 8, 3), np.uint8), np.arange(num) % 2, np.full(num, 0.5, np.float32)
+    picture = draw_gallery(Gallery(images, numbers, numbers, 1 - numbers, p, p), ["x", "y"])
+    publish(stub(logger), tmp_path, "a/b", picture, height=gallery_height(16))
+    logger.experiment.flush()
+    [(step, shown)] = events(tmp_path, "a/b")
+    file = np.asarray(Image.open(tmp_path / "figures" / "a_b.png"))
+    assert (step, shown.shape, file.shape) == (7, (66 + 16 * 104, 700, 3), (66 + num * 104, 700, 3))
+    assert np.array_equal(shown[: len(file)], file) and (shown[len(file) :] == 255).all()
+
+
 def test_without_a_folder_there_is_no_file(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     publish(stub(logger), None, "a/b", striped())
@@ -168,3 +190,26 @@ def test_folder(tmp_path):
     assert at(tmp_path / "run") == at(tmp_path / "run", logger=csv) == tmp_path / "run"
     assert at(logger=csv) == tmp_path / "c" / "v"
     assert at(logger=[tensorboard, csv]) == tmp_path / "t" / "v"
+
+
+def test_arrays_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "new" / "some.npz"
+    write_arrays(path, images=np.arange(6).reshape(2, 3), layer=np.array("layer3"))
+    with np.load(path, allow_pickle=False) as file:
+        assert file["images"].tolist() == [[0, 1, 2], [3, 4, 5]] and str(file["layer"]) == "layer3"
+    before = path.read_bytes()
+
+    def disk_full(file, **arrays):
+        file.write(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        write_arrays(path, images=np.zeros(3))
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == ["some.npz"]
+
+
+def test_a_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path):
+    write_arrays(tmp_path / "a.npz", x=np.zeros(1))
+    (tmp_path / "b").write_text("")
+    assert os.stat(tmp_path / "a.npz").st_mode == os.stat(tmp_path / "b").st_mode

@@ -1,6 +1,8 @@
-"""The layer that is looked at, and the field of its hottest unit against the support of a gradient."""
+"""Explanations: the layers, the heatmaps, and the field of the hottest unit against the support of a gradient."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,17 @@ import torch.nn.functional as F
 from finder_runs import changed, snapshot
 from torch import nn
 
-from cifar_resnets.cam.explainer import Attention, hottest_fields, map_size, reclassified
+from cifar_resnets.cam import explainer as module
+from cifar_resnets.cam.explainer import Explainer, hottest_fields
+from cifar_resnets.cam.feature_maps import map_sizes
 from cifar_resnets.cam.gradcam import heatmaps
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.evaluation.mistakes import classified
+from cifar_resnets.evaluation.mistakes import Samples, classify
 from cifar_resnets.receptive_field.effective import follow_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = (3, 10, 14)
 
 
 def network() -> nn.Sequential:
@@ -27,63 +33,88 @@ def network() -> nn.Sequential:
 
 
 def images(num: int = 3) -> torch.Tensor:
-    return torch.randn(num, 3, 10, 14, generator=torch.Generator().manual_seed(0))
+    return torch.randn(num, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("layer, expected", [("0", (5, 7)), ("2", (5, 7)), ("4", (3, 4))])
 def test_the_size_of_a_map(layer, expected):
-    assert map_size(network(), images(), layer) == expected
+    assert map_sizes(network(), images(), [layer]) == {layer: expected}
 
 
 def test_the_size_of_a_map_of_tokens():
     model = timm.create_model("test_vit", img_size=48, num_classes=4)
-    assert map_size(model, torch.randn(1, 3, 48, 48), "blocks.1") == (3, 3)
+    assert map_sizes(model, torch.randn(1, 3, 48, 48), ["blocks.1"]) == {"blocks.1": (3, 3)}
+
+
+def prepared(model: nn.Module, *args: Any, size: tuple[int, ...] = SIZE, **settings: Any) -> Explainer:
+    explainer = Explainer(*args, **settings)
+    explainer.prepare(model, size)
+    return explainer
+
+
+def samples(num: int = 3) -> Samples:
+    """Whose predicted and true classes are of all kinds."""
+    logits = torch.nn.functional.one_hot(torch.arange(num) % 4, 4).float()
+    return classify(images(num), torch.arange(num) % 3, logits, torch.arange(num))
 
 
 def test_a_layer_is_chosen_or_taken_as_named():
-    assert str(Attention(timm.create_model("cifar_resnet20", num_classes=4), torch.randn(1, 3, 32, 32))) == (
-        "gradcam at layer3 (8x8)"
-    )
-    assert str(Attention(network(), images(), "layercam", ["0", "4"])) == "layercam at 0 (5x7), 4 (3x4)"
+    resnet = timm.create_model("cifar_resnet20", num_classes=4)
+    assert prepared(resnet, size=(3, 32, 32)).note == "gradcam at layer3 (8x8)"
+    assert prepared(network(), "layercam", ["4", "0"]).note == "layercam at 4 (3x4), 0 (5x7)"
+    assert Explainer().note == ""
 
 
 @pytest.mark.parametrize("layers", [["9"], ["0", "nothing"], ["8"], []])
 def test_layers_without_a_map_are_refused(layers):
     with pytest.raises(ConfigurationError, match="^layers: [^\n]*$"):
-        Attention(network(), images(), layers=layers, receptive_field=True)
+        prepared(network(), layers=layers, receptive_field=True)
+
+
+def flat() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(420, 4))
+
+
+def test_a_network_without_maps_is_a_problem_and_no_error():
+    assert prepared(flat()).problem.startswith("layers: Sequential has no feature map")
+    explainer = Explainer()
+    assert explainer.explain(flat(), samples()) == (None, None)
+    assert "\n" not in explainer.problem and explainer.problem == prepared(flat()).problem and explainer.note == ""
+
+
+def test_after_a_failure_nothing_is_tried_again(monkeypatch):
+    calls = []
+
+    def failing(*args: Any, **settings: Any) -> None:
+        calls.append(args)
+        raise torch.OutOfMemoryError("no memory\nat all")
+
+    monkeypatch.setattr(module, "heatmaps", failing)
+    explainer = prepared(network(), layers=["2"])
+    assert [explainer.explain(network(), samples()) for _ in range(2)] == [(None, None)] * 2
+    assert explainer.problem == "no memory at all" and len(calls) == 1
 
 
 def test_heat_is_that_of_heatmaps_in_any_number_of_chunks():
-    model, many = network(), images(70)
-    classes = torch.stack([torch.arange(70) % 4, torch.arange(70) % 3], dim=1)
-    found = Attention(model, many, layers=["2"]).heat(model, many, classes)
-    torch.testing.assert_close(torch.from_numpy(found), heatmaps(model, many, classes, layers=["2"]))
-    assert found.dtype == np.float32 and found.max() > 0.9
+    model, many = network(), samples(70)
+    classes = torch.stack([many.predicted, many.labels], dim=1)
+    found, fields = Explainer(layers=["2"]).explain(model, many)
+    torch.testing.assert_close(torch.from_numpy(found), heatmaps(model, many.images, classes, layers=["2"]))
+    assert found.dtype == np.float32 and found.max() > 0.9 and fields is None
+
+
+def test_without_samples_there_is_nothing_to_explain():
+    explainer = Explainer()
+    assert explainer.explain(network(), samples().take([])) == (None, None) and explainer.problem == ""
 
 
 def test_nothing_of_the_network_changes():
     model = network().train()
     model[1].eval()
-    samples = classified(images(40), torch.zeros(40), torch.zeros(40, 4), torch.arange(40))
     before = snapshot(model)
     with torch.inference_mode():
-        attention = Attention(model, images(), layers=["4"], receptive_field=True)
-        attention.heat(model, images(), torch.zeros(3, 2, dtype=torch.long))
-        reclassified(model, samples)
+        prepared(model, layers=["4"], receptive_field=True).explain(model, samples())
     assert changed(before, snapshot(model)) == []
-
-
-def test_samples_are_classified_again_as_the_network_does_in_evaluation():
-    model, many = network(), images(40)
-    labels = torch.arange(40) % 4
-    old = classified(many, labels, torch.zeros(40, 4), torch.arange(100, 140))
-    found = reclassified(model.train(), old)
-    with torch.no_grad():
-        p = model.eval()(many).softmax(dim=1)
-    torch.testing.assert_close(found.p_predicted, p.max(dim=1).values)
-    torch.testing.assert_close(found.p_label, p.gather(1, labels[:, None])[:, 0])
-    assert torch.equal(found.predicted, p.argmax(dim=1)) and torch.equal(found.index, old.index)
-    assert torch.equal(found.images, many)
 
 
 def support(model: nn.Sequential, layer: int, row: int, column: int) -> tuple[float, ...]:
@@ -109,15 +140,14 @@ def test_the_field_of_the_hottest_unit_is_the_support_of_its_gradient(layer, uni
 
 
 def test_fields_are_only_there_if_they_are_asked_for():
-    heat = np.zeros((2, 10, 14), np.float32)
-    fields = Attention(network(), images(), layers=["0", "4"], receptive_field=True).fields(heat)
+    _, fields = Explainer(layers=["0", "4"], receptive_field=True).explain(network(), samples(2))
     assert fields is not None and fields.shape == (2, 4)
     assert (fields[:, 2] - fields[:, 0] + 1 == 7).all()  # of the last of the layers
-    assert Attention(network(), images(), layers=["0", "4"]).fields(heat) is None
+    assert Explainer(layers=["0", "4"]).explain(network(), samples(2))[1] is None
 
 
 class Rolling(nn.Module):
-    """What no receptive field can be told of."""
+    """A layer whose receptive field cannot be followed."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.fft.fft2(x).real
@@ -125,6 +155,6 @@ class Rolling(nn.Module):
 
 def test_a_network_that_cannot_be_followed_is_refused_if_fields_are_wanted():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Rolling(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert Attention(model, images(), layers=["2"]).features is None
+    assert prepared(model, layers=["2"]).problem == ""
     with pytest.raises(ConfigurationError, match="^[^\n]*$"):
-        Attention(model, images(), layers=["2"], receptive_field=True)
+        prepared(model, layers=["2"], receptive_field=True)

@@ -20,7 +20,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import cifar_resnets.models  # noqa: F401  registers the networks
-from cifar_resnets.cam.gradcam import METHODS, choose_layer, heatmaps
+from cifar_resnets.cam.feature_maps import choose_layer
+from cifar_resnets.cam.gradcam import METHODS, heatmaps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,4 +1,4 @@
-"""What a command line says of checkpoints and classes; the rest of it is in test_cli.py."""
+"""Arguments that come from a checkpoint; the commands that use them are in test_train.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from cifar_resnets.cli.checkpoint_args import given_checkpoint, on_top_of, read_checkpoint
+from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, on_top_of, read_evaluable
 from cifar_resnets.cli.config_checks import seed_of
 from cifar_resnets.cli.parse_errors import user_error
 from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError
 from cifar_resnets.runs.checkpoint_file import write_checkpoint
+from cifar_resnets.runs.resume import Start
 
 DIGITS = "cifar_resnets.data.digits.Digits"
 
@@ -65,9 +66,10 @@ def test_a_class_that_the_user_names_is_taken() -> None:
 
 def test_only_an_evaluation_needs_a_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(content(), tmp_path / "x.ckpt")
-    assert given_checkpoint(["fit", "--ckpt_path", str(tmp_path / "x.ckpt")]) is None
-    assert given_checkpoint(["test", f"--ckpt_path={tmp_path}/x.ckpt"]) == content()
-    assert given_checkpoint(["test", "--help"]) is None
+    assert given_checkpoint(["fit", "--ckpt_path", str(tmp_path / "x.ckpt")]) == Start()
+    start = given_checkpoint(["test", f"--ckpt_path={tmp_path}/x.ckpt"])
+    assert (start.checkpoint, start.content) == (tmp_path / "x.ckpt", content())
+    assert given_checkpoint(["test", "--help"]) == Start()
     with pytest.raises(ConfigurationError, match="validate: --ckpt_path is missing"):
         given_checkpoint(["validate"])
 
@@ -77,7 +79,27 @@ def test_what_fit_has_not_written_is_refused(tmp_path: Path) -> None:
     torch.save(content(), tmp_path / "y.ckpt")
     for name in ("x.ckpt", "y.ckpt", "z.ckpt"):
         with pytest.raises(CheckpointError, match=rf"--ckpt_path: .*{name}"):
-            read_checkpoint(str(tmp_path / name))
+            read_evaluable(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"0.weight": torch.ones(2, 3)},
+        {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(2)},
+        {"0.weight": 1, "0.bias": torch.ones(2)},
+        {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "1.bias": torch.ones(2)},
+    ],
+)
+def test_tensors_of_other_names_or_shapes_do_not_fit(state: dict[str, Any]) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    hparams = {"network": "a", "class_names": ["x", "y"]}
+    check_fits({"hyper_parameters": hparams, "state_dict": model.state_dict()}, model, hparams)
+    other = {"hyper_parameters": {"network": "b", "class_names": ["x"]}, "state_dict": state}
+    message = "--ckpt_path: the checkpoint is of b with 1 classes, the network is a with 2 classes"
+    with pytest.raises(CheckpointError, match=message):
+        check_fits(other, model, hparams)
 
 
 def test_the_culprit_is_found_behind_the_errors_of_others() -> None:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from support import TINY, Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnets.callbacks.confusion import Confusion
+from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.misclassified import Misclassified
+from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard
+from cifar_resnets.callbacks.progress import EpochLines
 from cifar_resnets.callbacks.report_writer import ReportWriter
-from cifar_resnets.cli.default_callbacks import Explanations
+from cifar_resnets.callbacks.sync_buffers import AgreeingBuffers
+from cifar_resnets.cli.default_callbacks import Explanations, callbacks, trainer_arguments
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.runs.log_files import MetricsFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Cli = Callable[..., Result]
@@ -110,17 +120,70 @@ def test_bad_values_end_in_a_line_before_anything_is_trained(cli: Cli) -> None:
         assert "epoch" not in result.out
 
 
+def config(*named: Callback, explain: Explanations | None = None, **trainer: Any) -> Namespace:
+    given = {
+        "callbacks": list(named),
+        "enable_progress_bar": False,
+        "plugins": None,
+        "sync_batchnorm": False,
+        "logger": None,
+        **trainer,
+    }
+    section = Namespace(**given)
+    return Namespace(trainer=section, explain=explain, on_nonfinite="stop", max_skipped_steps=10)
+
+
+def types(found: Sequence[Any]) -> list[type]:
+    return [type(each) for each in found]
+
+
 def test_a_callback_of_the_recipe_takes_the_place_of_the_same_one(tmp_path: Path) -> None:
     named, own = Misclassified(num_samples=4), Explanations(Misclassified(), Confusion())
-    given = list(own.callbacks(tmp_path, [named]))
-    assert [type(each) for each in given] == [Confusion, ReportWriter]
+    found = callbacks(config(named, explain=own), tmp_path, None)
+    assert types(found)[-3:] == [Confusion, ReportWriter, NonfiniteGuard]
+    assert [each for each in found if isinstance(each, Misclassified)] == [named]
     assert named.run_dir == own.confusion.run_dir == tmp_path
     with pytest.raises(ConfigurationError, match="Misclassified is there twice"):
-        list(own.callbacks(tmp_path, [named, Misclassified()]))
+        callbacks(config(named, Misclassified(), explain=own), tmp_path, None)
 
 
+@pytest.mark.parametrize("own", [NonfiniteGuard("skip"), type("MyLines", (EpochLines,), {})()])
+def test_every_default_callback_can_be_replaced(tmp_path: Path, own: Callback) -> None:
+    without, found = callbacks(config(), tmp_path, None), callbacks(config(own), tmp_path, None)
+    assert len(found) == len(without)
+    assert [each for each in found if isinstance(own, type(each))] == [own]
+
+
+def test_a_run_without_a_folder_has_the_callbacks_that_write_no_files(tmp_path: Path) -> None:
+    on = Explanations(Misclassified(), Confusion())
+    assert types(callbacks(config(explain=on), None, None)) == [
+        AgreeingBuffers,
+        EpochLines,
+        Continuation,
+        NonfiniteGuard,
+    ]
+    assert "logger" not in trainer_arguments(config(), None, None)
+
+
+def test_a_single_callback_or_plugin_needs_no_list(tmp_path: Path) -> None:
+    callback, plugin = LearningRateMonitor(), AsyncCheckpointIO()
+    section = config(callbacks=callback, plugins=plugin)
+    arguments = trainer_arguments(section, tmp_path, None)
+    assert callback in arguments["callbacks"] and plugin in arguments["plugins"]
+
+
+def test_the_user_s_loggers_and_bar_are_left_alone(tmp_path: Path) -> None:
+    arguments = trainer_arguments(config(logger=False), tmp_path, None)
+    assert not {"logger", "enable_progress_bar"} & arguments.keys()
+    arguments = trainer_arguments(config(logger=True, enable_progress_bar=None), tmp_path, None)
+    assert types(arguments["logger"]) == [TensorBoardLogger, MetricsFile]
+    assert arguments["enable_progress_bar"] is False  # no terminal
+    assert arguments["default_root_dir"] == tmp_path / "checkpoints"
+
+
+@pytest.mark.process
 def test_the_memory_of_fifty_validations_with_all_callbacks_is_flat() -> None:
     # in a process of its own: this one has freed memory of other tests to give
-    command = [sys.executable, str(Path(__file__).parent / "many_validations.py")]
+    command = [sys.executable, str(Path(__file__).parents[1] / "many_validations.py")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     assert float(done.stdout.splitlines()[-1]) < 20  # MB

@@ -72,6 +72,7 @@ def test_the_table_of_a_recipe_and_nothing_else(cli: Run, tiny: tuple[str, str],
     assert contents(tmp_path) == before
 
 
+@pytest.mark.process
 def test_as_a_process(tiny: tuple[str, str], tmp_path: Path) -> None:
     before = contents(tmp_path)
     result = shell("find-lr", *tiny, *SHORT, "--plot", "curve.png", cwd=tmp_path, OMP_NUM_THREADS="1")
@@ -108,7 +109,8 @@ def test_the_recipe_s_own_method_is_bold(
 def test_the_recipe_s_settings_count_where_nothing_is_typed(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     settings = finder(tmp_path)
     typed = ("--data.batch_size", "80", "--num_steps", "50", "--min_lr", "0.001")
-    of_the_recipe, by_hand = cli("find-lr", *tiny, *settings), cli("find-lr", *tiny, *typed)
+    common = (*tiny, "--max_lr", "2")  # at a higher rate, the loss of some processors diverges before the last step
+    of_the_recipe, by_hand = cli("find-lr", *common, *settings), cli("find-lr", *common, *typed)
     assert "Range test of 50 steps from 0.001" in of_the_recipe.out
     assert of_the_recipe == by_hand
 
@@ -140,6 +142,7 @@ def test_what_does_not_matter_changes_nothing(cli: Run, tiny: tuple[str, str], t
     assert contents(tmp_path) == before
 
 
+@pytest.mark.process
 def test_two_ranks_show_one_table(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     before = contents(tmp_path)
     two_ranks = ("--trainer.devices", "2", "--trainer.strategy", "ddp_fork")

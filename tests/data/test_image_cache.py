@@ -122,7 +122,15 @@ def test_damaged_cache_is_made_again(root, cache, log, damage):
         log.clear()
         assert_fresh(root)
         assert not log.messages
-    assert not list(cache.glob("*/*.part"))
+    assert not list(cache.glob("*/.*"))
+
+
+def test_what_a_killed_process_left_is_removed(root, cache):
+    left = cache_folder(root) / ".train-8.4711"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    start(root)
+    assert not left.exists()
 
 
 def test_flipped_bit_is_told(root, cache, log):
@@ -138,7 +146,7 @@ def test_full_disk(root, cache, log, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_cache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert_fresh(root)
     assert num_decoded(log) == 2  # each split once, though it could not be kept
     assert sum("cannot be kept" in message and "No space left" in message for message in log.messages) == 2

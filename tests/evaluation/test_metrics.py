@@ -9,7 +9,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
-from support import Synchronisations
+from support import Synchronisations, needs_gpu
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
@@ -139,12 +139,23 @@ def test_a_name_for_each_class_is_required():
 @pytest.mark.parametrize(
     ("correct", "total"), [(0, 1), (1, 1), (0, 10), (10, 10), (7, 10), (1, 1000), (9312, 10_000), (50_000, 50_000)]
 )
-@pytest.mark.parametrize(("z", "level"), [(None, 0.95), (2.5758293035489004, 0.99)])
-def test_the_interval_is_wilsons(correct, total, z, level):
-    found = wilson_interval(correct, total) if z is None else wilson_interval(correct, total, z)
-    expected = binomtest(correct, total).proportion_ci(confidence_level=level, method="wilson")
-    assert found == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+def test_the_interval_is_wilsons(correct, total):
+    # his equation: |p - correct / total| = z sqrt(p (1 - p) / total) at both ends
+    p, z = correct / total, 1.959963984540054
+    centre, half = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + (z / total) ** 2 / 4)
+    expected = [(centre - half) / (1 + z * z / total), (centre + half) / (1 + z * z / total)]
+    found = wilson_interval(correct, total)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert 0 <= found[0] < found[1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_is_the_published_one(correct, total, low, high):
+    """Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3."""
+    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
 
 
 # Accumulation.
@@ -212,8 +223,34 @@ def test_training_figures_do_not_depend_on_when_they_were_saved(taken):
     assert second.is_empty == (taken == 0)
     for metrics in (first, second):
         take_in(metrics, batches[taken:])
-        for one, other in zip(metrics.compute(), whole.compute(), strict=True):
+        for one, other in zip(metrics.figures(), whole.figures(), strict=True):
             assert torch.equal(one, other)
+
+
+def test_training_figures_of_version_0_1_0_are_read_and_written():
+    state = {"loss": torch.tensor(4.5), "correct": torch.tensor([2, 0]), "images": torch.tensor([3, 1])}
+    state |= {"losses": [torch.tensor(1.5), torch.tensor(2.0)], "num_batches": 7}
+    metrics = TrainingMetrics(2)
+    metrics.load_states([state], 0, 1)
+    [saved] = metrics.states()
+    assert list(saved) == list(state)
+    assert all(torch.equal(saved[name], state[name]) for name in ("loss", "correct", "images"))
+    assert (saved["losses"], saved["num_batches"]) == (state["losses"], 7)
+    loss, accuracy, of_classes = metrics.pop()
+    assert (loss, accuracy, of_classes.tolist()) == (2.0, 0.5, [2 / torch.tensor(3), 0])
+
+
+@needs_gpu
+def test_training_figures_go_on_on_a_gpu():
+    batches, metrics, whole = random_batches(10, [30] * 6), TrainingMetrics(10), TrainingMetrics(10)
+    take_in(whole, batches)
+    take_in(metrics, batches[:3])
+    moved = TrainingMetrics(10)
+    moved.load_states(metrics.states(), 0, 1)
+    moved.cuda()
+    take_in(moved, [(logits.cuda(), labels.cuda()) for logits, labels in batches[3:]])
+    for found, expected in zip(moved.figures(), whole.figures(), strict=True):
+        assert torch.allclose(found.cpu(), expected)
 
 
 def test_training_figures_of_two_ranks_go_on_on_one_and_on_three():
@@ -225,13 +262,13 @@ def test_training_figures_of_two_ranks_go_on_on_one_and_on_three():
     states = [metrics.states()[0] for metrics in ranks]
     one, *three = (TrainingMetrics(10) for _ in range(4))
     one.load_states(states, 0, 1)
-    for found, expected in zip(one.compute(), whole.compute(), strict=True):
+    for found, expected in zip(one.figures(), whole.figures(), strict=True):
         assert torch.allclose(found, expected)
     for rank, metrics in enumerate(three):
         metrics.load_states(states, rank, 3)
         assert not metrics.is_empty  # on all alike, or one would wait for the others
-        metrics.compute()
-        assert metrics.sums.images.sum() == (180 if rank == 0 else 0)
+        metrics.figures()
+        assert metrics.images.sum() == (180 if rank == 0 else 0)
 
 
 # Ranks.

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from finder_runs import changed, forgetful, snapshot
 from PIL import Image
 from scipy.special import log_softmax
 from support import Synchronisations
 
 from cifar_resnets.data.loaders import EvalLoader
 from cifar_resnets.evaluation.mistakes import (
-    Chosen,
+    HighestLosses,
     Samples,
-    TopLosses,
-    by_pair,
-    classified,
-    in_order_of,
-    joined,
-    ranked,
-    shown,
-    shrunk,
-    write_arrays,
+    SamplesAt,
+    classify,
+    classify_again,
+    concatenate,
+    group_by_pair,
+    limit_size,
+    to_pixels,
 )
 
 CLASSES = 5
@@ -41,10 +38,10 @@ def outputs(num: int, seed: int = 0, coarse: bool = False) -> tuple[torch.Tensor
 
 
 def top(num_samples: int, batches: Sequence[slice], images, labels, logits) -> Samples:
-    keeper = TopLosses(num_samples)
+    keeper = HighestLosses(num_samples)
     for part in batches:
         index = torch.arange(part.start, part.stop)
-        keeper.update(classified(images[part], labels[part], logits[part], index), range(part.start, part.stop))
+        keeper.update(classify(images[part], labels[part], logits[part], index), range(part.start, part.stop))
     assert keeper.kept is not None
     return keeper.kept
 
@@ -103,28 +100,28 @@ def test_several_ranks_give_what_one_gives_and_an_image_that_came_twice_is_shown
     parts = []
     for rank in range(2):  # as DistributedSampler shares 51 images: the first comes twice
         index = torch.arange(rank, 52, 2) % 51
-        keeper = TopLosses(9)
+        keeper = HighestLosses(9)
         for rows in index.split(5):
-            keeper.update(classified(images[rows], labels[rows], logits[rows], rows), range(0))
+            keeper.update(classify(images[rows], labels[rows], logits[rows], rows), range(0))
         parts.append(keeper.kept)
-    together = ranked(joined(parts), 9)
+    together = HighestLosses(9).merge(concatenate(parts))
     assert together.index.tolist() == alone.index.tolist()
-    twice = ranked(joined([alone, alone]), 9)
+    twice = HighestLosses(9).merge(concatenate([alone, alone]))
     assert twice.index.tolist() == alone.index.tolist()
     assert torch.equal(together.images, alone.images)
 
 
 def test_chosen_images_are_found_in_any_batch_and_put_in_their_order():
     images, labels, logits = outputs(30)
-    keeper = Chosen([21, 4, 28, 5, 99])
+    keeper = SamplesAt([21, 4, 28, 5, 99])
     for start in range(0, 30, 8):
         places = range(start, min(start + 8, 30))
         rows = slice(places.start, places.stop)
-        keeper.update(classified(images[rows], labels[rows], logits[rows], torch.tensor(places)), places)
+        keeper.update(classify(images[rows], labels[rows], logits[rows], torch.tensor(places)), places)
     assert keeper.kept is not None and sorted(keeper.kept.index.tolist()) == [4, 5, 21, 28]
-    found = in_order_of([21, 4, 28, 5, 99], keeper.kept)
+    found = keeper.merge(keeper.kept)
     assert found.index.tolist() == found.images[:, 0, 0, 0].tolist() == [21, 4, 28, 5]
-    assert Chosen([]).kept is None
+    assert SamplesAt([]).kept is None
 
 
 def test_pairs_are_kept_together_the_larger_first_and_right_images_last():
@@ -132,17 +129,32 @@ def test_pairs_are_kept_together_the_larger_first_and_right_images_last():
     scores = [1.0, 9.0, 3.0, -0.5, 5.0, 1.0, -0.1, -9.0, 2.0, 6.0]
     labels, predicted = (torch.tensor(each) for each in zip(*pairs, strict=True))
     index, p = torch.arange(10), torch.full((10,), 0.5)
-    found = by_pair(Samples(torch.zeros(10, 3, 2, 2), index, labels, predicted, p, p, torch.tensor(scores)))
+    found = group_by_pair(Samples(torch.zeros(10, 3, 2, 2), index, labels, predicted, p, p, torch.tensor(scores)))
     assert found.index.tolist() == [2, 8, 0, 1, 5, 9, 4, 6, 3, 7]
+
+
+def test_samples_are_classified_again_as_the_network_does_in_evaluation():
+    model, many, labels = forgetful(), torch.randn(40, 3, 32, 32), torch.arange(40) % 4
+    old = classify(many, labels, torch.zeros(40, 10), torch.arange(100, 140))
+    before = snapshot(model.train())
+    with torch.inference_mode():
+        found = classify_again(model, old)
+    assert changed(before, snapshot(model)) == []
+    with torch.no_grad():
+        p = model.eval()(many).softmax(dim=1)
+    torch.testing.assert_close(found.p_predicted, p.max(dim=1).values)
+    torch.testing.assert_close(found.p_label, p.gather(1, labels[:, None])[:, 0])
+    assert torch.equal(found.predicted, p.argmax(dim=1)) and torch.equal(found.index, old.index)
+    assert torch.equal(found.images, many)
 
 
 def test_a_batch_brings_no_value_to_python():
     images, labels, logits = outputs(40)
-    keepers = [TopLosses(4), TopLosses(20, max_side=3), Chosen([3, 17, 33])]
+    keepers = [HighestLosses(4), HighestLosses(20, max_side=3), SamplesAt([3, 17, 33])]
     with Synchronisations() as counter:
         for start in (0, 20):
             part, places = slice(start, start + 20), range(start, start + 20)
-            batch = classified(images[part], labels[part], logits[part].half(), torch.arange(start, start + 20))
+            batch = classify(images[part], labels[part], logits[part].half(), torch.arange(start, start + 20))
             for keeper in keepers:
                 keeper.update(batch, places)
         assert counter.seen == []
@@ -154,13 +166,13 @@ def test_a_batch_brings_no_value_to_python():
 
 def test_only_as_much_is_kept_as_asked_for():
     images, labels, logits = outputs(100)
-    batch = classified(images, labels, logits, torch.arange(100))
-    keeper = TopLosses(3)
+    batch = classify(images, labels, logits, torch.arange(100))
+    keeper = HighestLosses(3)
     keeper.update(batch, range(100))
     assert keeper.kept is not None
     # no view that holds on to the whole batch
     assert all(getattr(keeper.kept, each.name).untyped_storage().nbytes() < 2000 for each in fields(Samples))
-    keeper = Chosen([5, 7])
+    keeper = SamplesAt([5, 7])
     keeper.update(batch, range(100))
     assert keeper.kept is not None
     assert all(getattr(keeper.kept, each.name).untyped_storage().nbytes() < 2000 for each in fields(Samples))
@@ -169,7 +181,7 @@ def test_only_as_much_is_kept_as_asked_for():
 @pytest.mark.parametrize("size, expected", [((224, 224), (64, 64)), ((100, 40), (64, 26)), ((65, 300), (14, 64))])
 def test_large_images_are_shrunk_as_pillow_does(size, expected):
     pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
-    found = shrunk(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), 64)
+    found = limit_size(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), 64)
     assert tuple(found.shape[2:]) == expected
     for image, original in zip(found, pixels, strict=True):
         by_pillow = np.asarray(Image.fromarray(original).resize(expected[::-1], Image.Resampling.BILINEAR))
@@ -178,7 +190,7 @@ def test_large_images_are_shrunk_as_pillow_does(size, expected):
 
 def test_images_that_are_not_large_are_not_touched():
     images = torch.rand(2, 3, 64, 20)
-    assert shrunk(images, 64) is images
+    assert limit_size(images, 64) is images
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 0), (torch.bfloat16, 4)])
@@ -187,7 +199,7 @@ def test_pixels_are_those_before_the_normalisation(dtype, tolerance):
     mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
     loader = EvalLoader(pixels, torch.zeros(6, dtype=torch.long), batch_size=6, mean=mean, std=std)
     [(images, _)] = loader
-    found = shown(images.to(dtype), mean, std)
+    found = to_pixels(images.to(dtype), mean, std)
     assert found.shape == (6, 5, 7, 3) and found.dtype == np.uint8
     assert np.abs(found.astype(int) - pixels.numpy()).max() <= tolerance
 
@@ -195,36 +207,13 @@ def test_pixels_are_those_before_the_normalisation(dtype, tolerance):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_without_statistics_the_values_are_stretched(channels):
     images = torch.linspace(-3, 5, 2 * channels * 6).reshape(2, channels, 2, 3)
-    found = shown(images)
+    found = to_pixels(images)
     assert found.shape == (2, 2, 3, 3) and found.min() == 0
     assert found.max() == 255 if channels in (1, 3) else True
     assert (found[..., 0] == found[..., 2]).all() == (channels < 3)
 
 
 def test_images_that_cannot_be_shown_are_black_or_grey_but_no_error():
-    assert shown(torch.full((2, 3, 4, 4), torch.nan)).max() == 0
-    assert shown(torch.zeros(0, 3, 4, 5)).shape == (0, 4, 5, 3)
-    assert shown(torch.full((1, 1, 2, 2), 7.0)).shape == (1, 2, 2, 3)
-
-
-def test_arrays_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "new" / "some.npz"
-    write_arrays(path, images=np.arange(6).reshape(2, 3), layer=np.array("layer3"))
-    with np.load(path, allow_pickle=False) as file:
-        assert file["images"].tolist() == [[0, 1, 2], [3, 4, 5]] and str(file["layer"]) == "layer3"
-    before = path.read_bytes()
-
-    def disk_full(file, **arrays):
-        file.write(b"half of it")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(np, "savez_compressed", disk_full)
-    with pytest.raises(OSError, match="no space left"):
-        write_arrays(path, images=np.zeros(3))
-    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == ["some.npz"]
-
-
-def test_a_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path):
-    write_arrays(tmp_path / "a.npz", x=np.zeros(1))
-    (tmp_path / "b").write_text("")
-    assert os.stat(tmp_path / "a.npz").st_mode == os.stat(tmp_path / "b").st_mode
+    assert to_pixels(torch.full((2, 3, 4, 4), torch.nan)).max() == 0
+    assert to_pixels(torch.zeros(0, 3, 4, 5)).shape == (0, 4, 5, 3)
+    assert to_pixels(torch.full((1, 1, 2, 2), 7.0)).shape == (1, 2, 2, 3)

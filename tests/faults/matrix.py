@@ -112,7 +112,7 @@ class Row:
 
 
 class Matrix:
-    """All rows, in the order in which they were tried."""
+    """All rows, by group, in the order in which they were tried."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
@@ -136,7 +136,7 @@ class Matrix:
         groups: dict[str, list[Row]] = {}
         for row in self._rows.values():
             groups.setdefault(row.group, []).append(row)
-        return groups
+        return dict(sorted(groups.items()))
 
     @property
     def total(self) -> Row:
@@ -150,7 +150,7 @@ def as_text(matrix: Matrix) -> list[str]:
     lines = [_line("fault", "tried", "survived", "lost")]
     for group, rows in matrix.groups.items():
         lines += ["", f"{group}:", *(_line(f"  {row.what}", *_figures(row)) for row in rows)]
-    return [*lines, "", _line("all", *_figures(matrix.total)), verdict(matrix)]
+    return [*lines, "", _line("all", *_figures(matrix.total)), summary(matrix)]
 
 
 def as_markdown(matrix: Matrix) -> str:
@@ -158,10 +158,10 @@ def as_markdown(matrix: Matrix) -> str:
     lines = ["| fault | tried | survived | lost |", "|---|---:|---:|---:|"]
     for group, rows in matrix.groups.items():
         lines += [f"| **{group}** | | | |", *(_cells(row.what, *_figures(row)) for row in rows)]
-    return "\n".join([*lines, _cells("**all**", *_figures(matrix.total)), "", verdict(matrix)]) + "\n"
+    return "\n".join([*lines, _cells("**all**", *_figures(matrix.total)), "", summary(matrix)]) + "\n"
 
 
-def verdict(matrix: Matrix) -> str:
+def summary(matrix: Matrix) -> str:
     """What the table comes to, in a line."""
     total = matrix.total
     untried = sum(bool(row.skipped) for rows in matrix.groups.values() for row in rows)

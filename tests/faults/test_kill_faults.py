@@ -18,6 +18,8 @@ from processes import Process, run
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
+pytestmark = pytest.mark.process
+
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 
 
@@ -27,8 +29,9 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return uninterrupted(tmp_path_factory.mktemp("rich") / "run", text=RICH)
 
 
-@pytest.mark.parametrize("step", sorted(random.Random(0).sample(range(1, 16), 10)))
-@fault("kill -9 at a random step; same bits after resuming")
+# the first of the run, the last but one and the last of an epoch, one in the middle, the last of the run
+@pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
+@fault("kill -9 at a step; same bits after resuming")
 def test_killed_at_a_step(step: int, rich: Path, tmp_path: Path) -> None:
     args = write_recipe(tmp_path, text=RICH)
     killed = run(*args, cwd=tmp_path, before=functools.partial(kill_when, LastCheckpoint, "on_train_batch_end", step))
@@ -48,7 +51,7 @@ def test_killed_twice(rich: Path, tmp_path: Path) -> None:
     is_as_if_uninterrupted(tmp_path, rich)
 
 
-@fault("kill -9 during a save, TMPDIR on another file system", tries=20)
+@fault("kill -9 during a save, TMPDIR on another file system", tries=10)
 def test_killed_during_a_save(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
@@ -56,7 +59,7 @@ def test_killed_during_a_save(tmp_path: Path) -> None:
     args = write_recipe(tmp_path, epochs=100_000)
     clock = random.Random(1)
     last = tmp_path / TINY_RUN / "checkpoints/last.ckpt"
-    for _ in range(20):
+    for _ in range(10):
         steps = _step(last)
         process = Process(*args, *SAVES, "--ckpt_path", "auto", cwd=tmp_path, env={"TMPDIR": str(other)})
         process.wait_for(lambda before=steps: _step(last) > before)  # a save at each of the steps that follow
@@ -193,10 +196,10 @@ def test_leftovers_of_another_job(tmp_path: Path) -> None:
     is_as_if_uninterrupted(tmp_path, reference)
 
 
-@fault("two jobs in one log folder at once", tries=5)
+@fault("two jobs in one log folder at once", tries=3)
 def test_two_jobs_in_one_folder(tmp_path: Path) -> None:
     reference = uninterrupted(tmp_path / "reference")
-    for pair in range(5):
+    for pair in range(3):
         folder = tmp_path / f"pair{pair}"
         folder.mkdir()
         args = write_recipe(folder)

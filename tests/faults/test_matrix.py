@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 from faults import matrix
 from faults.matrix import Matrix, as_markdown, as_text, ends_well, files_in, leaves_nothing, one_line
 from support import Result
+
+pytestmark = pytest.mark.process
 
 ROWS = """
 import pytest
@@ -53,13 +54,14 @@ def test_no_row(): pass
 """
 
 
-def test_each_row_counts_its_tries(tmp_path: Path) -> None:
-    shutil.copy(Path(matrix.__file__).with_name("conftest.py"), tmp_path)
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_each_row_counts_its_tries(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_invented_faults.py").write_text(ROWS)
     tests = Path(matrix.__file__).parents[1]
     command = [sys.executable, "-m", "pytest", str(tmp_path)]
     environment = {**os.environ, "CIFAR_RESNETS_FAULT_TABLE": str(tmp_path / "table.md")}
-    options = ["-p", "no:cacheprovider", "-c", str(tests.parent / "setup.cfg"), "-o", f"pythonpath={tests}"]
+    options = ["-n", workers, "-p", "faults.table", "-p", "no:cacheprovider"]
+    options += ["-c", str(tests.parent / "setup.cfg"), "-o", f"pythonpath={tests}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     expected = {

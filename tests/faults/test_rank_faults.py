@@ -19,6 +19,8 @@ from faults.matrix import fault, one_line
 from slurm_cluster import Cluster, slurm_cluster
 from support import TINY, Result
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 PATH = os.pathsep.join([str(TESTS), str(ROOT)])

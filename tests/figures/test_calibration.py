@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cifar_resnets.evaluation.calibration import precision_recall, reliability
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
+from cifar_resnets.figures.render import to_image
 
 
 def sample(num_classes: int, num: int = 500, absent: int | None = None):
@@ -20,9 +20,7 @@ def sample(num_classes: int, num: int = 500, absent: int | None = None):
 
 
 def draw(figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    return np.asarray(to_image(figure))
 
 
 def legend(axes) -> list[str]:
@@ -43,7 +41,7 @@ def test_reliability_shows_accuracies_gaps_and_a_histogram():
     np.testing.assert_allclose(histogram.values, 100 * numbers.counts / numbers.counts.sum())
     np.testing.assert_allclose(histogram.edges, np.arange(16) / 15)
     assert above.get_xlim() == below.get_xlim() == above.get_ylim() == (0, 1)
-    assert figure.texts[0].get_text() == f"Calibration: ECE {100 * numbers.ece:.2f} % of 500 images"
+    assert figure.get_suptitle() == f"Calibration: ECE {100 * numbers.ece:.2f} % of 500 images"
     assert legend(above) == ["accuracy", "gap: overconfident", "gap: underconfident"]
 
 
@@ -60,7 +58,7 @@ def test_up_to_ten_classes_have_a_curve_each(num_classes):
         recalls, precisions = line.get_xdata(), line.get_ydata()
         np.testing.assert_array_equal(precisions, curves[label].at(recalls))
         assert (recalls[0], recalls[-1], len(recalls) > 200) == (0, 1, True)
-    assert figure.texts[0].get_text() == f"Precision and recall: mean AP {np.mean(areas):.3f}"
+    assert figure.get_suptitle() == f"Precision and recall: mean AP {np.mean(areas):.3f}"
 
 
 def test_of_many_classes_the_mean_and_the_worst_five():

@@ -70,7 +70,7 @@ def test_all_suggestions_are_marked_and_the_chosen_one_is_in_the_title(method):
     values = {name: SEARCH.suggestion(name).value for name in SUGGESTIONS}
     labels = {name: f"{name} {value:#.3g}" + " (chosen)" * (name == method) for name, value in values.items()}
     assert upright_lines(above) == {labels[name]: value for name, value in values.items()}
-    assert above.get_title() == f"Learning-rate range test: {method} {values[method]:#.3g}"
+    assert above.figure.get_suptitle() == f"Learning-rate range test: {method} {values[method]:#.3g}"
     legend = [text.get_text() for text in above.get_legend().get_texts()]
     assert sorted(legend) == sorted(["loss", "smoothed loss", "diverged", *labels.values()])
 
@@ -125,5 +125,5 @@ def test_it_can_be_written(figure, tmp_path: Path, suffix):
 def test_its_pixels_are_those_of_its_size(figure, tmp_path: Path):
     figure.savefig(tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
-        assert image.size == (784, 868)
+        assert image.size == (700, 800)
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50

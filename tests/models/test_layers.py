@@ -344,17 +344,13 @@ def check_export(network, strict):
         torch.testing.assert_close(program.module()(images), network(images))
 
 
-# The two deepest take a quarter of a minute each, and are like the others with more blocks.
-@pytest.mark.parametrize("name", [name for name in NAMES if "1202" not in name and "1001" not in name])
-def test_export_for_any_batch_size(name):
-    check_export(shared_network(name), strict=False)
-
-
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_strict_export_for_any_batch_size(name):
-    check_export(timm.create_model(name, **FAMILIES[name]), strict=True)
+def test_export_for_any_batch_size(name, strict):
+    check_export(timm.create_model(name, **FAMILIES[name]), strict)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiles_in_one_graph(name):
     torch.compiler.reset()
@@ -365,6 +361,7 @@ def test_compiles_in_one_graph(name):
         torch.testing.assert_close(compiled(images), network(images))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [{}, {"shortcut": "exclusive_gating", "convolution": "separable_downsampling"}])
 def test_trains_compiled_as_it_does_otherwise(arguments):
     torch.compiler.reset()

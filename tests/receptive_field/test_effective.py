@@ -1,15 +1,14 @@
-"""The effective field: against convolutions that can be worked out by hand, and the figure that shows it."""
+"""The effective field: against convolutions that can be worked out by hand."""
 
 from __future__ import annotations
 
 import pytest
 import timm
 import torch
-from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 import cifar_resnets.models  # noqa: F401  registers the networks
-from cifar_resnets.receptive_field.effective import effective_field, effective_size, plot_fields, stage_names
+from cifar_resnets.receptive_field.effective import effective_field, effective_size, stage_names
 
 
 class TwoConvolutions(nn.Module):
@@ -80,14 +79,3 @@ def test_stages() -> None:
     assert stage_names(timm.create_model("cifar_preact_resnet110")) == ["layer1", "layer2", "act1"]
     assert stage_names(timm.create_model("resnet18", features_only=True))[-1] == "layer4"
     assert stage_names(nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1)), nn.ReLU())) == ["0"]
-
-
-def test_figure_shows_both_fields() -> None:
-    figure = plot_fields(timm.create_model("cifar_resnet20"), torch.randn(2, 3, 32, 32), ["layer1", "layer3"])
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:2] == ["layer1\ntheory: 15 pixels", "layer3\ntheory: 81 pixels, beyond the image"]
-    assert all(title.startswith("effective: ") for title in titles[2:])
-    [box] = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
-    # the central unit, 16, sees the pixels 9 to 23
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (8.5, 8.5, 15, 15)
-    assert figure._suptitle.get_text() == "Receptive fields of cifar_resnet20"

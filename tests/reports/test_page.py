@@ -17,14 +17,15 @@ from report_runs import HOSTILE, write_run
 from support import Result
 
 from cifar_resnets.errors import OutputError
-from cifar_resnets.figures.charts import NUM_COLORS
+from cifar_resnets.figures.confusion import STRENGTH
+from cifar_resnets.figures.style import PALETTE
 from cifar_resnets.reports.page import render, write_report
 from cifar_resnets.results.run_folder import KNOWN, read_run
 
 ELEMENTS = set(
     "html head meta link title style body header main nav section h1 h2 h3 p a b strong small span div bdi code pre "
     "details summary dl dt dd ul li table caption thead tbody tr th td figure figcaption img br "
-    "svg path rect circle text g".split()
+    "svg path rect text g defs use clippath".split()
 )
 LIGHT = """
 import sys
@@ -202,7 +203,8 @@ def check_harmless(found: Page) -> None:
             if (value := attributes.get(key)) is not None:
                 assert value.startswith(("data:image/png;base64,", "#")) or (name, value) == ("link", "data:,")
         if "style" in attributes:
-            assert re.fullmatch(r"--v:[01](\.\d+)?", attributes["style"] or "")
+            assert re.fullmatch(r"([\w-]+: ?[\w .,%#'()-]+(; ?|$))+", attributes["style"] or "")
+            assert "url" not in (attributes["style"] or "")
     policy = next(each["content"] for each in found.all("meta") if "http-equiv" in each)
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline';")
@@ -222,6 +224,9 @@ def test_anchors_lead_somewhere(tmp_path: Path) -> None:
         ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
         assert len(ids) == len(set(ids))
         assert {(each.get("href") or "")[1:] for each in found.all("a")} <= set(ids)
+        used = {(each.get("xlink:href") or "")[1:] for each in found.all("use")}
+        clipped = {each.get("clip-path") or "url(#)" for _, each in found.elements if "clip-path" in each}
+        assert used | {each[5:-1] for each in clipped} <= set(ids)
 
 
 def luminance(color: str) -> float:
@@ -237,10 +242,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def mixed(below: str, above: str, alpha: float) -> str:
-    """A colour under another one, given as red, green and blue."""
-    parts = [
-        (1 - alpha) * int(below[i : i + 2], 16) + alpha * int(v) for i, v in zip((1, 3, 5), above.split(), strict=True)
-    ]
+    """A colour under another one."""
+    parts = [(1 - alpha) * int(below[i : i + 2], 16) + alpha * int(above[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(part):02x}" for part in parts)
 
 
@@ -250,11 +253,12 @@ def test_contrast_of_both_schemes(scheme: int) -> None:
     block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
     colors = dict(re.findall(r"--([\w-]+): ([^;]+);", block))
     for ground in (colors["bg"], colors["panel"]):
-        for text in ("ink", "muted", "link", "rise", "fall", *(f"s{n}" for n in range(NUM_COLORS))):
+        for text in ("ink", "muted", "link", "rise", "fall", *(f"s{n}" for n in range(8))):
             assert contrast(colors[text], ground) >= 4.5, text
-    for kind in ("hit", "miss"):
-        cell = mixed(colors["bg"], colors[kind], float(colors["strength"]))
+    for kind in ("s0", "s1"):
+        cell = mixed(colors["bg"], colors[kind], STRENGTH)
         assert contrast(colors["ink"], cell) >= 4.5, kind
+    assert PALETTE.items() <= colors.items() if scheme == 0 else PALETTE.keys() <= colors.keys()
 
 
 # The file.
@@ -296,6 +300,7 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
 # The command.
 
 
+@pytest.mark.process
 def test_the_command_is_light(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     done = subprocess.run([sys.executable, "-c", LIGHT, str(folder)], capture_output=True, text=True, cwd=tmp_path)
@@ -365,6 +370,7 @@ def test_help(cli: Callable[..., Result]) -> None:
     assert "cifar-resnets report logs/" in result.out
 
 
+@pytest.mark.process
 def test_a_terminal_that_cannot_show_the_path(tmp_path: Path) -> None:
     write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
     done = subprocess.run(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from report_runs import write_run
 
+from cifar_resnets.reports.formatting import points
 from cifar_resnets.reports.image_samples import MAX_THUMBNAILS
 from cifar_resnets.reports.side_by_side import figure_table, recipe_table, setting_table, versus
 from cifar_resnets.results.comparison import mcnemar
@@ -32,32 +33,33 @@ def test_a_run_beside_the_first_one(runs: list[Run]) -> None:
     first, second = runs
     assert first.predictions is not None
     assert second.predictions is not None
-    found = versus(first, second, 1)
-    assert found.reason == ""
-    assert found.overall is not None
+    found = versus(first, second)
+    assert found["reason"] == ""
+    overall = found["overall"]
     right = [(run.predictions.labels == run.predictions.predicted) for run in runs if run.predictions]
     only = int((~right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum())
-    assert (found.overall.newly_right, found.overall.newly_wrong) == only
-    assert found.overall.significant == (mcnemar(*only) < 0.05)
-    assert found.overall.change == f"{100 * (right[1].mean() - right[0].mean()):+.2f}".replace("-", "−")
-    assert [row.name for row in found.rows] == ["cat", "dog", "bird"]
-    assert found.newly_right is not None
-    assert found.newly_wrong is not None
-    for shown, number in ((found.newly_right, only[0]), (found.newly_wrong, only[1])):
-        assert shown.total == number
+    assert (overall.newly_right, overall.newly_wrong) == only
+    assert overall.p_value == mcnemar(*only)
+    assert points(overall.change) == f"{100 * (right[1].mean() - right[0].mean()):+.2f}".replace("-", "−")
+    assert [row.name for row in found["classes"]] == ["cat", "dog", "bird"]
+    assert max(abs(row.change) for row in found["classes"]) == found["largest"]
+    for row in found["classes"]:
+        assert (row.change > 0) == points(row.change).startswith("+")
+    for shown, number in ((found["newly_right"], only[0]), (found["newly_wrong"], only[1])):
+        assert shown["total"] == number
         assert (
-            len(shown.samples) == min(number, MAX_THUMBNAILS) > 0
+            len(shown["samples"]) == min(number, MAX_THUMBNAILS) > 0
         )  # they are among the mistakes of the run that was wrong
 
 
 def test_why_two_runs_are_not_compared(runs: list[Run], tmp_path: Path) -> None:
     first, second = runs
-    assert "of b" in versus(first, replace(second, predictions=None), 1).reason
+    assert "of b" in versus(first, replace(second, predictions=None))["reason"]
     empty = [replace(run, predictions=None) for run in runs]
-    assert "of a or of b" in versus(*empty, 1).reason
+    assert "of a or of b" in versus(*empty)["reason"]
     fewer = read_run(write_run(tmp_path / "fewer", num_test=50), "fewer")
-    assert "60 and 50 images" in versus(first, fewer, 1).reason
+    assert "60 and 50 images" in versus(first, fewer)["reason"]
     validated = replace(second, stage="val")
-    assert "validated only" in versus(first, validated, 1).reason
+    assert "validated only" in versus(first, validated)["reason"]
     without = replace(validated, predictions=None)
-    assert "val_predictions.csv of b" in versus(replace(first, stage="val"), without, 1).reason
+    assert "val_predictions.csv of b" in versus(replace(first, stage="val"), without)["reason"]

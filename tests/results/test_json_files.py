@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cifar_resnets.callbacks.publish import write_arrays
 from cifar_resnets.callbacks.run_record import run_record
 from cifar_resnets.evaluation.metrics import Evaluation
-from cifar_resnets.evaluation.mistakes import write_arrays
 from cifar_resnets.results.json_files import read_config, read_evaluation, read_gallery, read_mistakes, read_record
 
 

@@ -12,7 +12,7 @@ import pytest
 from report_runs import ANIMALS, write_run
 
 from cifar_resnets.errors import ConfigurationError, DataError
-from cifar_resnets.results.run_folder import KNOWN, labels_of, read_run
+from cifar_resnets.results.run_folder import KNOWN, labels_of, natural_order, read_run
 
 
 @pytest.fixture
@@ -163,6 +163,11 @@ def test_the_newest_run_is_meant(folder: Path) -> None:
     write_run(folder.with_name("version_10"))
     with pytest.raises(DataError, match="did you mean .*version_10"):
         read_run(folder.parent, "a")
+
+
+def test_numbers_are_sorted_as_numbers() -> None:
+    names = ["version_10", "a_9b", "version_9", "", "a_10", "7"]
+    assert sorted(names, key=natural_order) == ["", "7", "a_9b", "a_10", "version_9", "version_10"]
 
 
 def test_a_pipe_is_not_waited_for(folder: Path) -> None:

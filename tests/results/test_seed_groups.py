@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sweep_runs import FINDER, ONE_CYCLE, write_trained
 
-from cifar_resnets.results.seed_groups import Group, group_runs, spread, t_quantile
+from cifar_resnets.results.seed_groups import Group, group_runs, mean_interval, spread
 from cifar_resnets.results.trained_runs import find_runs
 
 LATER = "2026-11-21T10:00:01+0000"
@@ -24,10 +24,14 @@ def groups(root: Path) -> list[Group]:
 # Statistics.
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 31, 199])
-@pytest.mark.parametrize("inside", [0.5, 0.9, 0.95, 0.999])
-def test_quantile_is_that_of_scipy(freedom: int, inside: float) -> None:
-    assert t_quantile(freedom, inside) == pytest.approx(stats.t.ppf((1 + inside) / 2, freedom), rel=1e-9)
+@pytest.mark.parametrize(
+    ("num", "quantile"), [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776), (10, 2.262), (31, 2.042), (121, 1.98)]
+)
+def test_interval_takes_the_published_quantiles(num: int, quantile: float) -> None:
+    """Abramowitz and Stegun (1964), table 26.10, 95 % within."""
+    values = [0.25, 0.75] * (num // 2) + [0.5] * (num % 2)
+    half = quantile * statistics.stdev(values) / num**0.5
+    assert mean_interval(values) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-3 * half)
 
 
 @pytest.mark.parametrize("num", [2, 3, 5, 20])

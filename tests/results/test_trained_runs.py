@@ -16,7 +16,7 @@ from sweep_runs import CONFIG, FINDER, ONE_CYCLE, configuration, write_trained
 from cifar_resnets.cli.collect import collect
 from cifar_resnets.errors import DataError
 from cifar_resnets.results.comparison import flat_settings
-from cifar_resnets.results.trained_runs import comparable_settings, find_runs, in_order, read_trained
+from cifar_resnets.results.trained_runs import comparable_settings, find_runs, read_trained
 
 SAME = {
     *("seed_everything", "name", "ckpt_path", "weights_only", "explain.report", "last_checkpoint.dirpath"),
@@ -205,11 +205,6 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/archive").symlink_to(tmp_path / "elsewhere")
     assert [each.folder for each in find_runs([tmp_path / "logs"])] == [tmp_path / "logs/archive/version_0"]
-
-
-def test_numbers_are_sorted_as_numbers() -> None:
-    names = ["version_10", "a_9b", "version_9", "", "a_10", "7"]
-    assert sorted(names, key=in_order) == ["", "7", "a_9b", "a_10", "version_9", "version_10"]
 
 
 @contextlib.contextmanager

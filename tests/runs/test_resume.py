@@ -1,9 +1,10 @@
-"""Which run a fit goes on with, in folders written by hand."""
+"""Where a fit goes on, in folders written by hand."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.checkpoint_file import write_checkpoint
+from cifar_resnets.runs.checkpoint_file import RESUME, read_checkpoint_file, write_checkpoint
 from cifar_resnets.runs.resume import (
     START,
     Start,
     agreed_checkpoint,
     find_start,
-    hand_down,
     identity,
     newest_good,
-    read_resumable,
+    pass_to_children,
 )
 from cifar_resnets.runs.run_dir import lock_run_dir
 
@@ -111,28 +111,34 @@ def test_last_is_never_replaced_by_something_else(tmp_path: Path) -> None:
 
 
 def test_a_file_is_gone_on_from_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    assert find_start("a/b.ckpt", tmp_path, "x", ARGS) == Start(checkpoint=Path("a/b.ckpt"))
+    path = add_run(tmp_path, 0, "last.ckpt") / "checkpoints/last.ckpt"
+    start = find_start(str(path), tmp_path, "x", ARGS)
+    assert start == Start(checkpoint=path)
+    assert start.content == content("before/x/version_0")
+    with pytest.raises(CheckpointError, match=r"there is no file a/b\.ckpt"):
+        find_start("a/b.ckpt", tmp_path, "x", ARGS)
 
 
 def test_the_newest_good_one_and_what_is_wrong_with_the_others(tmp_path: Path) -> None:
     run = add_run(tmp_path, 0, "last.ckpt", "previous.ckpt", "best.ckpt")
     folder = run / "checkpoints"
-    assert newest_good(folder, run) == (folder / "last.ckpt", [])
+    assert newest_good(folder, run) == Start(run, folder / "last.ckpt")
+    assert newest_good(folder, run).content == content("before/x/version_0")
     (folder / "last.ckpt").write_bytes(b"")
     (folder / "weights.ckpt").write_bytes(b"PK")
-    path, warnings = newest_good(folder, run)
-    assert path == folder / "previous.ckpt"
-    assert len(warnings) == 2
-    assert all(warning.endswith(f"going on from {path}") for warning in warnings)
+    start = newest_good(folder, run)
+    assert start.checkpoint == folder / "previous.ckpt"
+    assert len(start.warnings) == 2
+    assert all(warning.endswith(f"going on from {start.checkpoint}") for warning in start.warnings)
     for each in folder.iterdir():
         each.write_bytes(b"")
-    assert newest_good(folder, run)[0] is None
+    assert newest_good(folder, run).checkpoint is None
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
     write_checkpoint({"state_dict": {}}, tmp_path / "w.ckpt")
     with pytest.raises(CheckpointError, match=r"w\.ckpt holds no run that could be resumed.*--model\.weights"):
-        read_resumable(tmp_path / "w.ckpt")
+        read_checkpoint_file(tmp_path / "w.ckpt", RESUME)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"job": null}', "{"])
@@ -172,24 +178,24 @@ class Launched(DDPStrategy):
 @pytest.mark.parametrize(
     ("strategy", "rank", "parent", "expected"),
     [
-        (SingleDeviceStrategy(), "0", os.getppid(), "own"),
-        (DDPStrategy(), "1", os.getppid(), "of the parent"),
-        (Launched(), "1", os.getppid(), "of the parent"),  # as Lightning's own environment is when it has started it
-        (Launched(), "0", os.getppid(), "of rank 0"),
-        (Launched(), "1", os.getpid(), "of rank 0"),  # what a fit has left behind that has started torchrun
+        (SingleDeviceStrategy(), "0", os.getppid, "own"),
+        (DDPStrategy(), "1", os.getppid, "of the parent"),
+        (Launched(), "1", os.getppid, "of the parent"),  # as Lightning's own environment is when it has started it
+        (Launched(), "0", os.getppid, "of rank 0"),
+        (Launched(), "1", os.getpid, "of rank 0"),  # what a fit has left behind that has started torchrun
     ],
 )
 def test_what_all_ranks_go_on_from(
-    strategy: Strategy, rank: str, parent: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    strategy: Strategy, rank: str, parent: Callable[[], int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setenv(START, json.dumps([parent, "of the parent"]))
+    monkeypatch.setenv(START, json.dumps([parent(), "of the parent"]))
     assert agreed_checkpoint(Path("own"), strategy) == expected
 
 
-def test_a_checkpoint_is_handed_down_with_who_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_passed_to_children_with_the_id_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(START, "")
-    hand_down(None)
+    pass_to_children(None)
     assert json.loads(os.environ[START]) == [os.getpid(), None]
-    hand_down(Path("a.ckpt"))
+    pass_to_children(Path("a.ckpt"))
     assert json.loads(os.environ[START]) == [os.getpid(), "a.ckpt"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_resnets.errors import OutputError
-from cifar_resnets.runs.run_dir import claim_run_dir, lock_run_dir, run_dirs, sweep
+from cifar_resnets.runs.run_dir import claim_run_dir, lock_run_dir, run_dirs
 
 
 def test_each_claim_is_a_new_folder_after_the_last(tmp_path: Path) -> None:
@@ -62,12 +62,3 @@ def test_a_folder_is_locked_once_and_left_without_a_trace(tmp_path: Path) -> Non
     assert again is not None
     os.close(again)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_unfinished_files_are_swept_out(tmp_path: Path) -> None:
-    kept = ["last.ckpt", ".hidden", "events.1", "checkpoints/x.17"]
-    (tmp_path / "checkpoints").mkdir()
-    for name in (*kept, ".last.ckpt.4711", "checkpoints/.last.ckpt.12"):
-        (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnets.support.atomic_file import replacing
+from cifar_resnets.support.atomic_file import remove_unfinished, replacing
 
 
 def test_takes_the_place_at_the_end_and_may_be_read_by_others(tmp_path: Path) -> None:
@@ -55,3 +55,14 @@ def test_an_error_names_the_file_and_not_the_unfinished_one(tmp_path: Path, monk
 def test_an_error_without_a_number_keeps_its_text(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="^7 requested and 3 written$"), replacing(tmp_path / "x"):
         raise OSError("7 requested and 3 written")  # as numpy says it
+
+
+def test_unfinished_files_are_removed_and_no_others(tmp_path: Path) -> None:
+    kept = ["last.ckpt", ".hidden", "events.1", "checkpoints/x.17"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*kept, ".last.ckpt.4711", "checkpoints/.last.ckpt.12", ".other.12"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path, "last.ckpt")
+    assert (tmp_path / ".other.12").is_file()
+    remove_unfinished(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

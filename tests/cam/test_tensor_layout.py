@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_resnets.support.tensor_layout import Layout, LayoutFinder, stages
+from cifar_resnets.cam.tensor_layout import Layout, LayoutFinder
+from cifar_resnets.receptive_field.effective import stages
 
 
 class Described(nn.Module):

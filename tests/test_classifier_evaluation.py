@@ -1,4 +1,4 @@
-"""The half of the LightningModule that evaluates, by itself; `test_classifier.py` has the rest of its tests."""
+"""The evaluation of the LightningModule, compared with scikit-learn; `test_classifier.py` has the rest of its tests."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss
+from support import TINY_NETWORK
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_resnets.classifier import Evaluator
+from cifar_resnets.classifier import ImageClassifier
 
 NAMES = ["cat", "dog", "frog"]
 
 
-def evaluated(evaluator: Evaluator, images: torch.Tensor, labels: torch.Tensor, what: str) -> Any:
+def classifier(network: nn.Module, tta: list[str] | None = None) -> ImageClassifier:
+    module = ImageClassifier(NAMES, network_args=TINY_NETWORK, tta=tta)
+    module.network = network
+    return module
+
+
+def evaluated(module: ImageClassifier, images: torch.Tensor, labels: torch.Tensor, what: str) -> Any:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     batches = DataLoader(TensorDataset(images, labels), batch_size=7)
-    return getattr(trainer, what)(evaluator, batches, **({} if what == "predict" else {"verbose": False}))
+    return getattr(trainer, what)(module, batches, **({} if what == "predict" else {"verbose": False}))
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def case() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(("what", "stage"), [("validate", "val"), ("test", "test")])
 def test_any_network_is_evaluated(case: tuple[nn.Module, torch.Tensor, torch.Tensor], what: str, stage: str) -> None:
     network, images, labels = case
-    [figures] = evaluated(Evaluator(network, NAMES, ["mirror"]), images, labels, what)
+    [figures] = evaluated(classifier(network, ["mirror"]), images, labels, what)
     with torch.no_grad():
         logits = network(images)
         both = (logits + network(images.flip(3))) / 2
@@ -46,14 +53,14 @@ def test_any_network_is_evaluated(case: tuple[nn.Module, torch.Tensor, torch.Ten
 def test_without_test_time_augmentation_there_is_one_accuracy(
     case: tuple[nn.Module, torch.Tensor, torch.Tensor],
 ) -> None:
-    evaluator = Evaluator(case[0], NAMES)
-    [figures] = evaluated(evaluator, *case[1:], "validate")
+    module = classifier(case[0])
+    [figures] = evaluated(module, *case[1:], "validate")
     assert "val/acc_tta" not in figures
-    assert evaluator.val_acc == pytest.approx(figures["val/acc"])
+    assert module.val_acc == pytest.approx(figures["val/acc"])
 
 
 def test_predictions_are_probabilities(case: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
     network, images, labels = case
-    batches = evaluated(Evaluator(network, NAMES), images, labels, "predict")
+    batches = evaluated(classifier(network), images, labels, "predict")
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(batches), F.softmax(network(images), dim=1))

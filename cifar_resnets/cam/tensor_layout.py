@@ -1,4 +1,4 @@
-"""The layout of feature maps: where height, width and channels lie in what a module returns."""
+"""Finds the layout of feature maps: which dimensions of a module's output are height, width and channels."""
 
 from __future__ import annotations
 
@@ -10,33 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Layout", "LayoutFinder", "stages"]
+from cifar_resnets.receptive_field.effective import stages
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the feature map lies in a tensor.
+    """The place of a feature map in a tensor."""
 
-    Args:
-        kind: `nchw`, `nhwc`, or `tokens` (n, tokens, channels).
-        height: of the map, in units.
-        width: of the map, in units.
-        num_prefix: tokens that come before those of the map, such as a class token.
-    """
-
-    kind: str
-    height: int
+    kind: str  # `nchw`, `nhwc`, or `tokens` (n, tokens, channels)
+    height: int  # of the map, in units
     width: int
-    num_prefix: int = 0
+    num_prefix: int = 0  # tokens that come before those of the map, such as a class token
 
     def take(self, tensor: Tensor) -> Tensor:
-        """The map (n, channels, height, width)."""
+        """Returns the map (n, channels, height, width) of a tensor."""
         if self.kind == "tokens":
             tensor = tensor[:, self.num_prefix :].reshape(len(tensor), self.height, self.width, -1)
         return tensor if self.kind == "nchw" else tensor.movedim(-1, 1)
 
     def put(self, tensor: Tensor, features: Tensor) -> Tensor:
-        """The tensor with another map (n, channels, height, width) in it."""
+        """Returns a copy of the tensor with another map (n, channels, height, width)."""
         if self.kind == "nchw":
             return features
         features = features.movedim(1, -1)
@@ -46,13 +39,11 @@ class Layout:
 
 
 class LayoutFinder:
-    """Tells the layout of what the modules of a network return for images of a size.
+    """Finds the layout of what the modules of a network return for images of a size.
 
     A map has the shape of the image, up to rounding. Where that leaves a choice, timm's attributes of the network
     decide: the channels of its stages (`feature_info`) and the tokens that are not of the image (`num_prefix_tokens`).
-
-    Args:
-        network: any; `see` tells what it runs on.
+    `see` has to be called with the images that it runs on.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -63,11 +54,11 @@ class LayoutFinder:
         self.prefixes = (declared if isinstance(declared, int) else 0, 0, 1, 2)  # none, a class token, two of DeiT
 
     def see(self, images: Tensor) -> None:
-        """Notes what the network runs on next: images (n, c, h, w)."""
+        """Notes the size of the images (n, c, h, w) that the network runs on next."""
         self.num_images, (self.image_height, self.image_width) = len(images), images.shape[-2:]
 
     def of(self, name: str, tensor: Any) -> Layout | None:
-        """The layout of a tensor that a module returns; None if it is no map of two units or more."""
+        """Returns the layout of a tensor that a module returns; None if it is no map of two units or more."""
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim not in (3, 4):
             return None
         if len(tensor) != self.num_images:  # windows, or tokens first
@@ -95,15 +86,8 @@ class LayoutFinder:
         return self.channels.get(name, found) == found
 
     def _mismatch(self, layout: Layout) -> float:
-        """How far the map's shape is from the image's, as a share of what rounding up both sides can add."""
+        """Returns how far the map's shape is from the image's, as a share of what rounding up both sides can add."""
         if layout.height > self.image_height or layout.width > self.image_width:
             return math.inf
         difference = layout.height / self.image_height - layout.width / self.image_width
         return abs(difference) / (1 / self.image_height + 1 / self.image_width)
-
-
-def stages(network: nn.Module) -> dict[str, int]:
-    """Names and channels of a timm network's stages."""
-    info = getattr(network, "feature_info", None) or []
-    entries = info if isinstance(info, list) else getattr(info, "info", [])
-    return {entry["module"]: entry["num_chs"] for entry in entries if "module" in entry and "num_chs" in entry}

@@ -1,0 +1,35 @@
+"""Text for a terminal and for files of tables: suggestions, CSV, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `, did you mean A or B?` with the names closest to a misspelt one; nothing if none is close."""
+    near = difflib.get_close_matches(name, set(known) - {name}, n=3)
+    return f", did you mean {' or '.join(near)}?" if near else ""
+
+
+def printable(text: str) -> str:
+    """Escapes what would break a line or steer a terminal: names of files and classes may contain anything."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def csv_text(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Returns a table as CSV, with a header."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def markdown_table(rows: Iterable[Mapping[str, str]], columns: Sequence[str], left: Collection[str]) -> str:
+    """Returns a table as Markdown; the columns `left` are aligned to the left, all others to the right."""
+    rule = ["---" if name in left else "---:" for name in columns]
+    cells = [[row[name].replace("|", r"\|") for name in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [columns, rule, *cells])
