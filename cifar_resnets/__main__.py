@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cifar_resnets import __version__
-from cifar_resnets.distributed.rank_failure import WAIT, ending_together, report, wait_for_all_ranks, wait_for_launcher
+from cifar_resnets.distributed.rank_failure import WAIT, ending_together, report, wait_for_launcher
 from cifar_resnets.distributed.scheduler import REQUEUE_TIMEOUT, is_under_torchrun, rank_by_environment, requeue
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
 from cifar_resnets.errors import ConfigurationError, UserError, output_error
@@ -69,7 +70,6 @@ def _run(args: list[str], debug: bool) -> None:
         keep_freed_memory()
         with SIGNALS_OF_PROCESS.installed():
             _runner(args[0])(args)
-            wait_for_all_ranks()
     except Stopped as stop:
         _end(stop)
     except UserError as error:
@@ -86,25 +86,9 @@ def _run(args: list[str], debug: bool) -> None:
 
 
 def _runner(command: str) -> Callable[[list[str]], None]:
-    """Imports and returns the function of a command: torch takes seconds to import, lightning some more."""
-    if command == "summary":
-        from cifar_resnets.cli.summary import run as run_summary
-
-        return run_summary
-    if command == "report":
-        from cifar_resnets.cli.report import run as run_report
-
-        return run_report
-    if command == "collect":
-        from cifar_resnets.cli.collect import run as run_collect
-
-        return run_collect
-    if command == "find-lr":
-        from cifar_resnets.cli.find_lr import run as run_find_lr
-
-        return run_find_lr
-    from cifar_resnets.cli.train import run
-
+    """Imports the module of a subcommand alone: torch takes seconds to import, lightning some more."""
+    light = {"summary": "summary", "report": "report", "collect": "collect", "find-lr": "find_lr"}
+    run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{light.get(command, 'train')}").run
     return run
 
 

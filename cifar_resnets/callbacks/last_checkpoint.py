@@ -58,10 +58,6 @@ class LastCheckpoint(Checkpoint):
         """Returns the path of the checkpoint."""
         return Path(self.dirpath or "checkpoints") / LAST
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Handles signals again: while the ranks set up their connections, they end the process."""
-        self._signals.install()
-
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Defers signals to the end of a step from now on."""
         self._signals.defer()

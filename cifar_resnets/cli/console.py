@@ -51,6 +51,8 @@ def set_up_messages() -> None:
     own.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # says which rank has failed, when Lightning's launcher ends the others
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each fork that it ends
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -6,41 +6,26 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch.multiprocessing as mp
 
 from cifar_resnets.distributed import rank_failure
-from cifar_resnets.distributed.rank_failure import PARENT, ending_together, report, wait_for_all_ranks, watch
+from cifar_resnets.distributed.rank_failure import ending_together, report
 from cifar_resnets.errors import DataError
 
 COMMAND = "import time; from cifar_resnets.distributed.rank_failure import ending_together\nwith ending_together(): "
 # a process that starts a rank
 PARENT_OF_ONE = f"""
 import os, subprocess, sys, time
-env = dict(os.environ, **{{name: value or str(os.getpid()) for name, value in %s.items()}})
+env = dict(os.environ, **%s)
 code = {COMMAND + "print('started', flush=True); time.sleep(100)"!r}
 child = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
-time.sleep(100)
-"""
-# rank 0, and a rank that Lightning's launcher has started from it
-WATCHING = """
-import subprocess, sys, time
-import lightning.pytorch as pl
-from cifar_resnets.cli.console import set_up_messages
-from cifar_resnets.distributed.rank_failure import watch
-set_up_messages()
-trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, logger=False, fast_dev_run=True)
-watch(trainer)
-trainer.strategy.launcher.procs.append(subprocess.Popen([sys.executable, "-c", sys.argv[1]]))
 time.sleep(100)
 """
 # two ranks, the second of which ends in the middle of a step
@@ -65,6 +50,9 @@ def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+pytestmark = pytest.mark.process
 
 
 def start(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
@@ -94,7 +82,7 @@ def wait_for_end(pid: int) -> None:
 
 def test_alone_nothing_changes(capfd: pytest.CaptureFixture[str]) -> None:
     with ending_together():
-        wait_for_all_ranks()
+        pass
     with pytest.raises(ZeroDivisionError), ending_together():
         raise ZeroDivisionError
     with pytest.raises(SystemExit) as stop, ending_together():
@@ -115,45 +103,13 @@ def test_a_rank_reports_its_number(
     assert capfd.readouterr() == ("", "cifar-resnets: rank 5: no images\n")
 
 
-@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1", PARENT: ""}, {"TORCHELASTIC_RUN_ID": "none"}])
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1"}, {"TORCHELASTIC_RUN_ID": "none"}])
 def test_a_rank_ends_with_the_process_that_started_it(variables: dict[str, str]) -> None:
     parent = start(PARENT_OF_ONE % variables)
     child = int(first_line(parent))
     parent.kill()
     wait_for_end(child)
     parent.communicate()
-
-
-def test_a_rank_ends_when_rank_0_has_ended_before() -> None:
-    child = start(f"{COMMAND}time.sleep(100)", LOCAL_RANK="1", **{PARENT: str(os.getpid() + 1)})
-    assert child.wait(20) == 1
-    child.communicate()
-
-
-@pytest.mark.parametrize(
-    ("end", "status", "line"),
-    [
-        (
-            "import os; os.kill(os.getpid(), 9)",
-            137,
-            "cifar-resnets: rank 1 was killed by signal 9; a fit goes on with --ckpt_path auto\n",
-        ),
-        ("raise SystemExit(3)", 3, ""),  # it has reported why
-    ],
-)
-def test_rank_0_ends_with_the_status_of_a_rank_that_it_started(end: str, status: int, line: str) -> None:
-    process = start(WATCHING, end)
-    assert process.wait(60) == status
-    assert process.communicate() == ("", line)
-
-
-@pytest.mark.parametrize(("strategy", "devices"), [("auto", 1), ("ddp", 1), ("ddp_fork", 2)])
-def test_nothing_is_watched_without_ranks_that_this_process_starts(strategy: str, devices: int) -> None:
-    handlers, threads = [signal.getsignal(each) for each in rank_failure.SIGNALS], threading.active_count()
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "fast_dev_run": True}
-    watch(pl.Trainer(strategy=strategy, devices=devices, **options))
-    assert [signal.getsignal(each) for each in rank_failure.SIGNALS] == handlers
-    assert threading.active_count() == threads
 
 
 def two_ranks(folder: Path, wait: float) -> list[subprocess.Popen[str]]:
@@ -174,7 +130,7 @@ def test_a_rank_that_loses_another_one_waits_for_its_launcher(tmp_path: Path) ->
 def test_a_rank_that_no_launcher_ends_reports_what_failed(tmp_path: Path) -> None:
     left, lost = two_ranks(tmp_path, 0.1)
     assert [each.wait(60) for each in (left, lost)] == [1, 3]
-    assert left.communicate()[1].splitlines()[-1].startswith("cifar-resnets: rank 0: RuntimeError: [")
+    assert left.communicate()[1].splitlines()[-1].startswith("cifar-resnets: RuntimeError: [")
     lost.communicate()
 
 
@@ -183,7 +139,7 @@ def test_a_rank_that_no_launcher_ends_reports_what_failed(tmp_path: Path) -> Non
     ("fault", "status", "line"),
     [
         ("data", 3, "cifar-resnets: rank 1: no images\n"),
-        ("killed", 137, "cifar-resnets: rank 1 was killed by signal 9; a fit goes on with --ckpt_path auto\n"),
+        ("killed", 137, "cifar-resnets: rank 1: process 1 terminated with signal SIGKILL\n"),
     ],
 )
 def test_a_fork_fails(fault: str, status: int, line: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -194,10 +150,12 @@ def test_a_fork_fails(fault: str, status: int, line: str, capfd: pytest.CaptureF
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_bug_in_a_fork_is_shown_with_its_rank() -> None:
-    with pytest.raises(mp.ProcessRaisedException, match=r"(?s)Process 1 terminated.*ZeroDivisionError: a bug"):
-        with ending_together():
-            mp.start_processes(_fail_in_rank_1, ("bug",), nprocs=2, start_method="fork")
+def test_a_bug_in_a_fork_is_shown_with_its_rank(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, ending_together():
+        mp.start_processes(_fail_in_rank_1, ("bug",), nprocs=2, start_method="fork")
+    assert stop.value.code == 1
+    assert "Process 1 terminated" in (err := capfd.readouterr().err)
+    assert err.endswith("cifar-resnets: rank 1: ZeroDivisionError: a bug\n")
 
 
 def _fail_in_rank_1(rank: int, fault: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ PATH = os.pathsep.join([str(TESTS), str(ROOT)])
 ON_CPU = "configs/hardware/cpu.yaml"
 TRAINER = ["--trainer.devices", "2", "--trainer.max_epochs", "3", "--trainer.num_sanity_val_steps", "0"]
 DAMAGED = "cifar-resnets: rank 1: cat/7.png is damaged"
-KILLED_LINE = "cifar-resnets: rank 1 was killed by signal 9; a fit goes on with --ckpt_path auto"
+OBSERVED = r"\[rank: 1\] Child process with PID \d+ terminated with code (-?\d+)\. Forcefully terminating all .*"
 CHECKPOINT = "the checkpoint is logs/tiny/version_0/checkpoints/last.ckpt"
 
 
@@ -101,33 +102,51 @@ def ddp(cwd: Path, *args: str) -> Result:
 
 
 @fault("rank killed in training (Lightning's launcher)")
-@pytest.mark.parametrize(("rank", "line"), [(1, f"{KILLED_LINE}\n"), (0, "")])  # the shell reports rank 0
-def test_killed(tmp_path: Path, rank: int, line: str) -> None:
-    assert ddp(tmp_path, *failing(KILLED, "on_train_batch_start", rank, 2)) == Result(137, "", line)
+@pytest.mark.parametrize("rank", [1, 0])
+def test_killed(tmp_path: Path, rank: int) -> None:
+    result = ddp(tmp_path, *failing(KILLED, "on_train_batch_start", rank, 2))
+    assert result.status == 137
+    if rank:
+        observed(result.err, -9)
+    else:
+        assert result.err == ""  # the shell reports rank 0
+
+
+def observed(line: str, status: int) -> None:
+    """Asserts that Lightning's launcher has reported rank 1, and its status."""
+    assert (match := re.fullmatch(OBSERVED, line.strip())), line
+    assert int(match[1]) == status
 
 
 @fault("rank fails before the ranks are connected (Lightning's launcher)")
 def test_before_the_ranks_are_connected(tmp_path: Path) -> None:
-    assert ddp(tmp_path, *failing(DATA, "__init__", 1)) == Result(3, "", f"{DAMAGED}\n")
+    result = ddp(tmp_path, *failing(DATA, "__init__", 1))
+    assert result.status == 137  # Lightning's launcher kills rank 0
+    own, line = result.err.splitlines()
+    assert own == DAMAGED
+    observed(line, 3)
 
 
 @fault("rank fails in training (Lightning's launcher)")
-@pytest.mark.parametrize(
-    ("what", "hook", "rank", "status", "line"),
-    [
-        (DATA, "on_train_batch_start", 1, 3, DAMAGED),
-        (FULL, "on_save_checkpoint", 0, 6, "cifar-resnets: last.ckpt: No space left on device"),
-    ],
-)
-def test_in_training(tmp_path: Path, what: str, hook: str, rank: int, status: int, line: str) -> None:
-    assert ddp(tmp_path, *failing(what, hook, rank)) == Result(status, "", f"{line}\n")
+def test_rank_1_in_training(tmp_path: Path) -> None:
+    result = ddp(tmp_path, *failing(DATA, "on_train_batch_start", 1))
+    assert result.status == 137
+    own, line = result.err.splitlines()
+    assert own == DAMAGED
+    observed(line, 3)
+
+
+@fault("rank fails in training (Lightning's launcher)")
+def test_rank_0_in_training(tmp_path: Path) -> None:
+    line = "cifar-resnets: last.ckpt: No space left on device\n"
+    assert ddp(tmp_path, *failing(FULL, "on_save_checkpoint", 0)) == Result(6, "", line)
 
 
 @fault("bug in a rank, at the end of its work (Lightning's launcher)")
 def test_bug_at_the_end(tmp_path: Path) -> None:
     result = ddp(tmp_path, *failing(BUG, "on_test_end", 1))
-    assert result.status == 1
-    assert result.err.endswith("\ncifar-resnets: rank 1: AssertionError: a bug\n")
+    assert result.status == 137
+    assert "\ncifar-resnets: rank 1: AssertionError: a bug\n" in result.err
     assert result.err.count("Traceback") == 1 and "in fail" in result.err
 
 
@@ -253,7 +272,10 @@ def test_signal_to_the_process_that_waits(tmp_path: Path) -> None:
 @fault("rank fails (forks)")
 @pytest.mark.parametrize(
     ("what", "hook", "status", "line"),
-    [(DATA, "on_train_start", 3, DAMAGED), (KILLED, "on_validation_end", 137, KILLED_LINE)],
+    [
+        (DATA, "on_train_start", 3, DAMAGED),
+        (KILLED, "on_validation_end", 137, "cifar-resnets: rank 1: process 1 terminated with signal SIGKILL"),
+    ],
 )
 def test_forks(tmp_path: Path, what: str, hook: str, status: int, line: str) -> None:
     with forks(tmp_path, *failing(what, hook, 1)) as process:
