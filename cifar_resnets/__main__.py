@@ -1,7 +1,5 @@
 """Entry point of the command line: dispatches commands before torch is imported, and prints errors as one line."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

@@ -3,8 +3,6 @@
 A message is one line: what is wrong, where (file, key, value), and the remedy.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 

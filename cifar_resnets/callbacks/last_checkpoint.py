@@ -1,7 +1,5 @@
 """Writes the checkpoint from which a run is resumed: after steps, minutes and epochs, and after a signal."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

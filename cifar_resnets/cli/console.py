@@ -1,7 +1,5 @@
 """Sets up the console: the project's own lines, and no warning that a user cannot act on."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

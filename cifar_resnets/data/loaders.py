@@ -4,8 +4,6 @@ Neither is a `torch.utils.data.DataLoader`: Lightning accepts any iterable with 
 ranks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator

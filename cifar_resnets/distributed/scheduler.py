@@ -1,7 +1,5 @@
 """The job of SLURM, or the launch of torchrun, that a process belongs to."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

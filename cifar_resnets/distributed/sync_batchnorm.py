@@ -1,7 +1,5 @@
 """Batch normalisation with the statistics of the whole batch on several ranks."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Seeds the random numbers of each training step, which a resumed run draws again."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
