@@ -15,8 +15,6 @@ with `trainer.accumulate_grad_batches`, steps 5 to 9 follow only every so many b
 10. `on_train_batch_end` ends a run that has reached `trainer.max_steps`, with a validation.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

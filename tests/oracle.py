@@ -1,4 +1,4 @@
-"""Receptive fields by brute force, for the tests of `cifar_resnets.analysis`: change the image, see which units change.
+"""Receptive fields by brute force: change the image, see which units change.
 
 It shares nothing with the package: no gradient, no arithmetic of windows; only the network is run.
 """

@@ -1,7 +1,5 @@
 """Keeps steps with an infinite or NaN loss or gradient from the weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 

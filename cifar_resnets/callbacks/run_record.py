@@ -1,7 +1,5 @@
 """Records how to repeat a run: config.yaml, run.json and the hparams tab of TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

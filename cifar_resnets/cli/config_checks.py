@@ -1,7 +1,5 @@
 """Checks of recipes and command lines that the parser does not make: duplicate keys, null, sizes of 0."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json
@@ -15,6 +13,7 @@ import yaml
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.signature import parameters_of
 
 # sections, which have keys but no value
 SECTIONS = ("model", "trainer", "checkpoint", "last_checkpoint")
@@ -143,18 +142,6 @@ def _classes(value: Any, path: str = "") -> Iterator[tuple[str, type, Mapping[st
             yield path, cls, value.get("init_args") or {}
         for key, item in value.items():
             yield from _classes(item, path if key == "init_args" else f"{path}.{key}".lstrip("."))
-
-
-def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """Returns the parameters of a class by name, and those of the bases that its `**kwargs` go to."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            own = inspect.signature(base.__init__).parameters  # type: ignore[misc]  # of a class
-            found = {**own, **found}
-            if not any(each.kind is each.VAR_KEYWORD for each in own.values()):
-                break
-    return {name: each for name, each in found.items() if each.kind is each.POSITIONAL_OR_KEYWORD and name != "self"}
 
 
 def _is_never_null(parameter: inspect.Parameter) -> bool:

@@ -1,7 +1,5 @@
 """Turns an error of the command line into one line: jsonargparse often reports twenty lines of types."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys
@@ -10,9 +8,9 @@ from collections.abc import Iterable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from cifar_resnets.cli.config_checks import parameters_of
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.support.signature import parameters_of
 from cifar_resnets.support.text import did_you_mean
 from cifar_resnets.training.schedules import Schedule
 

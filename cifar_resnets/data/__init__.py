@@ -1,1 +1,4 @@
-"""Images in memory, one LightningDataModule a source; import a source by its module."""
+"""Data sources: each is a `LightningDataModule` whose images lie in memory.
+
+Start with `datamodule.py`, the base class, and `digits.py`, the shortest source.
+"""

@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch at once, each image by its own draw.
+"""Augmentation of a whole batch at once, with separate random numbers for each image.
 
-Everything here is a pure function of tensors. The random numbers are drawn apart from their use, for a whole
-epoch at once, so that what happens to an image depends on the epoch and on its position in it, and on nothing else.
+All functions are pure. The random numbers of an epoch are drawn in advance, so that the augmentation of an image
+depends on the epoch and on the image's position in it alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cifar_resnets.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image.
+    """The augmentation of training images.
 
     Source: crop and flip as in He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2; cutout as
     in DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", section 3;
@@ -26,14 +26,14 @@ class Augmentation:
     CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6.
 
     Args:
-        crop_padding: pixels added on each side before a random crop back to the size; 0 for no crop.
+        crop_padding: pixels added on each side before a random crop to the original size; 0 for no crop.
         padding_mode: "constant" pads with black, as torchvision does; "reflect" mirrors the border.
         flip: mirror left and right with probability one half.
-        alternating_flip: instead, mirror each image in every other epoch; for each one it is drawn whether the first.
-        cutout_size: side in pixels of a square hole, filled with the mean; 0 for none. A hole may hang over the edge.
-        cutout_holes: holes an image.
-        mixup_alpha: parameter of mixup's beta distribution, a batch at a time; 0 for none.
-        cutmix_alpha: the same for CutMix; with both given, each batch gets one of them.
+        alternating_flip: mirror each image in every other epoch instead, starting in an epoch drawn for each image.
+        cutout_size: side in pixels of a square hole, filled with the mean; 0 for none. It may extend over the border.
+        cutout_holes: number of holes per image.
+        mixup_alpha: parameter of mixup's beta distribution, drawn once per batch; 0 for no mixup.
+        cutmix_alpha: the same for CutMix; if both are given, one of them is drawn for each batch.
 
     Raises:
         ConfigurationError: for a negative number, an unknown padding mode, or an alternating flip without a flip.
@@ -60,7 +60,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for n images: corners (n, 2) and holes (n, num_holes, 2) as (row, column), flips (n,) bool."""
+    """Random numbers for n images: corners (n, 2) and holes (n, num_holes, 2) as (row, column), flips (n,) of bool."""
 
     corners: Tensor
     flips: Tensor
@@ -70,15 +70,15 @@ class Draws:
         return Draws(self.corners[index], self.flips[index], self.holes[index])
 
     def to(self, device: torch.device) -> Draws:
-        """The same numbers on another device."""
+        """Copies the numbers to a device."""
         return Draws(self.corners.to(device), self.flips.to(device), self.holes.to(device))
 
 
 def draw(augmentation: Augmentation, num_images: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-    """Draws what augmentation needs for `num_images` images of `size` (height, width) in pixels.
+    """Draws the random numbers for `num_images` images of `size` (height, width) in pixels.
 
-    Each kind of number is always drawn, so that switching one augmentation off leaves the others as they were. They are
-    drawn on the generator's device; a GPU draws others than a CPU.
+    Numbers of every kind are always drawn, so that switching one augmentation off does not change the others. They are
+    drawn on the generator's device; CPU and GPU draw different numbers.
     """
     on: dict[str, Any] = {"generator": generator, "device": generator.device}
     span = 2 * augmentation.crop_padding + 1
@@ -93,7 +93,7 @@ def pad(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Pads uint8 images (n, h, w, c) to (n, h + 2p, w + 2p, c), contiguous.
 
     Raises:
-        ConfigurationError: when a crop could show nothing but padding, or there is not enough to be reflected.
+        ConfigurationError: when a crop could contain nothing but padding, or the image is too small to be reflected.
     """
     p, (height, width) = augmentation.crop_padding, images.shape[1:3]
     if p == 0:
@@ -115,19 +115,19 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
 
 
 def with_mirrored(images: Tensor) -> Tensor:
-    """Images (n, h, w, c), and after them the mirror image of each (2n, h, w, c)."""
+    """Appends the mirror image of each image: (n, h, w, c) -> (2n, h, w, c)."""
     return torch.cat([images, images.flip(2)])
 
 
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int]) -> Tensor:
-    """Takes images by index, each cropped at its corner and mirrored where its flip says so.
+    """Selects images by index, crops each at its corner and mirrors it if its flip is true.
 
-    One gather does it, of rows of pixels that may begin at any pixel, without a loop or a device synchronisation.
+    This is one gather of rows of pixels that may begin at any pixel, without a loop or a device synchronisation.
 
     Args:
         padded: uint8 (2N, H, W, c), contiguous: images and their mirror images, see `with_mirrored`; or (N, H, W, c)
-            where no flip is true.
-        index: (n,) which of the N images.
+            if no flip is true.
+        index: (n,) indices of the N images.
         draws: n draws.
         size: height and width of the result.
 
@@ -136,7 +136,7 @@ def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, 
     """
     num_padded, full_height, full_width, channels = padded.shape
     height, width = size
-    # every run of w pixels in memory, overlapping; none that is taken goes over the end of a row
+    # every run of w pixels in memory, overlapping; no selected run extends over the end of a row
     num_runs = num_padded * full_height * full_width - width + 1
     runs = padded.as_strided((num_runs, width * channels), (channels, 1))
     rows = draws.corners[:, :1] + torch.arange(height, device=padded.device)  # (n, h)
@@ -150,22 +150,22 @@ def crop_and_flip(padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Maps uint8 images (n, h, w, c) to float32 (pixel - mean) / std, with mean and std (c,) on the scale 0 to 255."""
     _, height, width, channels = images.shape
-    # rows of w * c numbers: broadcasting over the 3 channels alone takes seventy times as long on a CPU
+    # rows of w * c numbers: broadcasting over the 3 channels takes seventy times as long on a CPU
     rows = images.float().view(-1, height, width * channels)
     return rows.sub_(mean.repeat(width)).div_(std.repeat(width)).view(-1, height, width, channels)
 
 
 def cutout(images: Tensor, holes: Tensor, hole_size: int) -> Tensor:
-    """Fills square holes of normalised images (n, h, w, c) with 0, which is the mean, in place.
+    """Fills square holes of normalised images with 0, which is the mean, in place.
 
     Args:
-        images: the images, contiguous.
-        holes: (n, num_holes, 2) centres as (row, column) inside the image; the hole may hang over the edge.
+        images: (n, h, w, c), contiguous.
+        holes: (n, num_holes, 2) centres as (row, column) inside the image; a hole may extend over the border.
         hole_size: side in pixels; of an even side, the larger half lies before the centre.
     """
     num_images, height, width, channels = images.shape
     offsets = torch.arange(hole_size, device=images.device) - hole_size // 2
-    # what hangs over the edge is moved onto it; that border is in the hole anyway, since the centre is in the image
+    # pixels beyond the border are clamped to it; the border is in the hole anyway, as the centre is in the image
     rows = (holes[..., 0, None] + offsets).clamp_(0, height - 1)  # (n, num_holes, hole_size)
     columns = (holes[..., 1, None] + offsets).clamp_(0, width - 1)
     rows += torch.arange(num_images, device=images.device)[:, None, None] * height
@@ -177,13 +177,13 @@ def cutout(images: Tensor, holes: Tensor, hole_size: int) -> Tensor:
 def augment(
     padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int], mean: Tensor, std: Tensor, hole_size: int
 ) -> Tensor:
-    """Does all of the above with each pixel by itself, so that a compiler can make one kernel of it.
+    """Crops, flips, normalises and cuts out, elementwise, so that a compiler can fuse it into one kernel.
 
-    To the last bit what `crop_and_flip`, `normalize` and `cutout` make one after the other, which is faster on a CPU.
+    The result equals that of `crop_and_flip`, `normalize` and `cutout` to the last bit; those are faster on a CPU.
 
     Args:
-        padded: uint8 (N, H, W, c), contiguous; no mirror images are needed.
-        index: (n,) which images.
+        padded: uint8 (N, H, W, c), contiguous, without mirror images.
+        index: (n,) indices of the N images.
         draws: n draws.
         size: height and width of the result.
         mean: (c,) on the scale 0 to 255.

@@ -1,6 +1,4 @@
-"""CIFAR-10 and CIFAR-100, read by torchvision; downloaded once if they are not there."""
-
-from __future__ import annotations
+"""CIFAR-10 and CIFAR-100, read by torchvision, and downloaded once if they are missing."""
 
 import errno
 import http.client
@@ -26,7 +24,7 @@ from cifar_resnets.errors import DataError, OutputError, UserError, one_line
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
-# the fine labels, in the order of the labels, which is the alphabet's
+# the fine classes, in the order of the labels, which is alphabetical
 CIFAR100_CLASSES = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
     caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
@@ -45,8 +43,8 @@ logger = logging.getLogger(__name__)
 class CIFAR10(ImageDataModule):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in ten classes.
 
-    A folder `cifar-10-batches-py` is used where it lies, and nothing is written beside it. Without one, the archive
-    `cifar-10-python.tar.gz` in `root` is unpacked, and without that it is downloaded (170 MB), once for all processes.
+    A folder `cifar-10-batches-py` in `root` is used as it is. If there is none, the archive `cifar-10-python.tar.gz` in
+    `root` is unpacked; if that is missing, too, it is downloaded (170 MB), by one process for all.
 
     Source: Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
 
@@ -63,21 +61,21 @@ class CIFAR10(ImageDataModule):
         self.root = root
 
     def source_classes(self) -> Sequence[str]:
-        """The names of the classes, known without any file."""
+        """Returns the names of the classes, without reading a file."""
         return self._names
 
     def prepare_data(self) -> None:
-        """Downloads and unpacks the images if they are not there, and verifies them.
+        """Downloads and unpacks the images if they are missing, and verifies them.
 
         Raises:
-            DataError: when they can be neither found nor had, or are damaged.
+            DataError: when they are missing and cannot be downloaded, or are damaged.
             OutputError: when `root` cannot be written, or the disk is full.
         """
         folder = find_folder(self._source, self._root) or obtain(self._source, self._root)
         _verify(self._source, folder)
 
     def load(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split; raises DataError when it is not there, damaged or another data set."""
+        """Reads a split; raises DataError when it is missing, damaged or of another data set."""
         folder = find_folder(self._source, self._root)
         if folder is None:
             raise _failed(self._source, self._root, f"there is no {self._source.base_folder}")
@@ -91,18 +89,18 @@ class CIFAR10(ImageDataModule):
 class CIFAR100(CIFAR10):
     """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in a hundred classes.
 
-    As `CIFAR10`, from `cifar-100-python` or `cifar-100-python.tar.gz`.
+    Like `CIFAR10`, with the folder `cifar-100-python` and the archive `cifar-100-python.tar.gz`.
     """
 
     _source = torchvision.datasets.CIFAR100
     _names = CIFAR100_CLASSES
 
 
-# `source` below is one of torchvision's two classes: it knows the URL, the names of the files and their checksums.
+# `source` below is one of torchvision's two classes, which hold the URL, the names of the files and their checksums.
 
 
 def find_folder(source: Any, root: Path) -> Path | None:
-    """The folder with the batches: inside `root`, or `root` itself; None if there is neither."""
+    """Returns the folder with the batches, which is inside `root` or `root` itself; None if there is neither."""
     inside: Path = root / source.base_folder
     if os.path.isdir(inside):
         return inside
@@ -110,7 +108,7 @@ def find_folder(source: Any, root: Path) -> Path | None:
 
 
 def find_damage(source: Any, folder: Path) -> str | None:
-    """Which file of the folder is missing or damaged; None if all are sound."""
+    """Names a file of the folder that is missing or damaged, and what is wrong; returns None if all are intact."""
     for name, md5 in _files(source):
         path = folder / name
         if not os.path.exists(path):
@@ -124,12 +122,15 @@ def find_damage(source: Any, folder: Path) -> str | None:
 
 
 def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple[Images, Labels]:
-    """Reads a split with torchvision, which verifies the files; images (n, 32, 32, 3) and labels (n,).
+    """Reads a split with torchvision, which verifies the files.
+
+    Returns:
+        Images (n, 32, 32, 3) and labels (n,).
 
     Raises:
         DataError: when a file is missing or damaged, or the classes are not those in `names`.
     """
-    # torchvision looks for base_folder inside its root; here the folder is known, whatever its name
+    # torchvision looks for `base_folder` inside its root, but this folder may have another name
     in_place = type(source.__name__, (source,), {"base_folder": ""})
     try:
         dataset = in_place(folder, train=split == "train")
@@ -138,18 +139,18 @@ def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple
         raise
     if list(dataset.classes) != list(names):
         raise DataError(f"{folder / source.meta['filename']}: its class names are not those of {source.__name__}")
-    # torchvision's array is a transposed view, and the loader wants rows of whole pixels
+    # torchvision's array is a transposed view, and the loaders need contiguous pixels
     return np.ascontiguousarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
 
 
 def obtain(source: Any, root: Path) -> Path:
-    """Puts the folder with the batches into `root`, from the archive there or from the network; returns its path.
+    """Unpacks the archive in `root`, which is downloaded if it is missing; returns the folder with the batches.
 
-    One process at a time: who comes second waits and finds it there. After a failure nothing is left behind.
+    Other processes wait meanwhile. After a failure, all new files are removed.
 
     Raises:
-        DataError: with what failed, and which file to put where.
-        OutputError: the same for a `root` that cannot be written, and a full disk.
+        DataError: when the archive is damaged or cannot be downloaded.
+        OutputError: when `root` cannot be written, or the disk is full.
     """
     folder: Path = root / source.base_folder
     is_new = not root.exists()
@@ -162,13 +163,13 @@ def obtain(source: Any, root: Path) -> Path:
         raise _failed(source, root, f"the folder cannot be written ({_reason(error)})", OutputError) from error
     finally:
         if is_new:
-            with suppress(OSError):  # not empty: all went well, or another process is at work
+            with suppress(OSError):  # not empty after a success, or if another process is at work
                 root.rmdir()
     return folder
 
 
 def _install(source: Any, root: Path) -> None:
-    # always the same name: what a killed process has left is removed by the next one
+    # a fixed name, so that the next process removes the files that a killed one has left
     work = root / f".{source.base_folder}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -221,12 +222,12 @@ def _one_process(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and makes a new one
+        path.unlink(missing_ok=True)  # before the release: a waiting process notices and makes a new file
         lock.release()
 
 
 def _files(source: Any) -> list[tuple[str, str]]:
-    """Names and md5 of all files of the folder."""
+    """Returns names and MD5 sums of all files of the folder."""
     batches = [(name, md5) for name, md5 in source.train_list + source.test_list]
     return [*batches, (source.meta["filename"], source.meta["md5"])]
 
@@ -247,7 +248,7 @@ def _failed(source: Any, root: Path, what: str, kind: type[UserError] = DataErro
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Returns the message of an exception on one line."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
         return str(error.reason)
     return one_line(error)

@@ -1,10 +1,7 @@
-"""What all data sources share: classes, split, statistics, loaders. A source adds its classes and its images."""
-
-from __future__ import annotations
+"""The base class of all data sources: classes, split, statistics and loaders; a source adds its images."""
 
 import dataclasses
 import functools
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader
 from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import DataError, require
+from cifar_resnets.support.signature import parameters_of
 
 Split = Literal["train", "test"]
 Images = NDArray[np.uint8]
@@ -29,27 +27,27 @@ _require = functools.partial(require, "data")
 
 
 class ImageDataModule(pl.LightningDataModule, ABC):
-    """Images in memory, with a stratified validation split and the statistics of the images that are trained on.
+    """Images in memory, with a stratified validation split and the statistics of the training images.
 
-    A data source is a subclass with `source_classes` and `load`; `prepare_data` where something is to be downloaded or
-    converted once. Every parameter of `__init__` is an attribute of the same name.
+    A data source is a subclass that implements `source_classes` and `load`, and `prepare_data` if it downloads or
+    converts files. Every parameter of `__init__` has to be an attribute of the same name.
 
     Args:
-        batch_size: images an optimizer step over all devices.
-        eval_batch_size: images a batch of validation, test and prediction over all devices, at most.
-        val_fraction: part of the source's training images that is kept for validation, the same part of each class;
-            with 0, all are trained on, and nothing is validated.
-        split_seed: seed of the validation split; apart from the run's seed, to compare runs on the same images.
-        num_train: train on a stratified subset of so many of the images that validation leaves; all if not given.
+        batch_size: images per optimizer step over all devices.
+        eval_batch_size: largest number of images per batch of validation, test and prediction over all devices.
+        val_fraction: fraction of the source's training images that is kept for validation, the same for each class;
+            with 0, all are trained on and nothing is validated.
+        split_seed: seed of the validation split, separate from the run's seed, to compare runs on the same images.
+        num_train: size of a stratified subset of the training images to train on; all if not given.
         classes: use only these classes, relabelled from 0 in the order given; all if not given.
-        augment: what is done to the training images; nothing if null.
-        mean: per channel, on the scale 0 to 1; of the images that are trained on if not given.
-        std: per channel, on the scale 0 to 1; of the images that are trained on if not given.
-        seed: of the order and the augmentation of the training images.
+        augment: augmentation of the training images; none if null.
+        mean: per channel, on the scale 0 to 1; of the training images if not given.
+        std: per channel, on the scale 0 to 1; of the training images if not given.
+        seed: seed of the order and the augmentation of the training images.
 
     Raises:
         ConfigurationError: for a value out of range.
-        DataError: when there are too few images of a class.
+        DataError: when a class has too few images.
     """
 
     def __init__(
@@ -82,28 +80,24 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.num_train = num_train
-        self.classes = None if classes is None else [str(name) for name in classes]  # a digit is a name, too
+        self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as a number
         self.augment = augment
         self.mean = mean
         self.std = std
         self.seed = seed
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
 
-    # What a source adds.
-
     @abstractmethod
     def source_classes(self) -> Sequence[str]:
-        """Names of all classes of the source, in the order of its labels. Cheap: called before any image is read."""
+        """Returns the names of all classes in the order of the labels; called before any image is read."""
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split: uint8 images (n, h, w, 3) and labels (n,), which count in `source_classes`."""
-
-    # What all share.
+        """Reads a split: uint8 images (n, h, w, 3), and labels (n,), which are indices of `source_classes`."""
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes used, in the order of the labels of the batches."""
+        """Names of the classes in use, in the order of the labels in the batches."""
         source = list(self.source_classes())
         if self.classes is None:
             return source
@@ -114,17 +108,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width, in pixels, of the images that have been read."""
+        """Height and width of the images in pixels, after `setup`."""
         images, _ = next(iter(self._sets.values()))
         return images.shape[1], images.shape[2]
 
     @property
     def num_train_batches(self) -> int:
-        """Batches an epoch, on each rank."""
+        """Number of batches per epoch, on each rank."""
         return len(self._set("train")[0]) // self.batch_size
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs: `fit` and `validate` never read the test images."""
+        """Reads the images of a stage; `fit` and `validate` never read the test images."""
         if stage in ("fit", "validate"):
             self._set("train" if stage == "fit" else "val")
         else:
@@ -133,7 +127,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             self.mean, self.std = channel_statistics(self._set("train")[0].numpy())
 
     def sample(self, num: int) -> Tensor:
-        """Normalised training images (n, c, h, w), evenly from all of them: `num`, or all if there are fewer."""
+        """Returns up to `num` normalised training images (n, c, h, w), evenly spaced in the training set."""
         images, labels = self._set("train")
         index = torch.linspace(0, len(images) - 1, min(num, len(images))).long()
         assert self.mean is not None and self.std is not None
@@ -141,38 +135,35 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return next(iter(loader))[0]
 
     def describe(self) -> dict[str, Any]:
-        """The arguments that make this source again, classes and statistics filled in, as a recipe would give them."""
-        values = {name: getattr(self, name) for name in parameter_names(type(self))}
+        """Returns this source as a recipe names it, with its classes and statistics filled in."""
+        values = {name: getattr(self, name) for name in parameters_of(type(self))}
         values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
         del values["seed"]  # the run's, see `seed_everything`
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
 
     def summary(self) -> str:
-        """One line about what is trained on."""
+        """Returns one line about the size of the data."""
         train, val = (len(self._set(name)[0]) for name in ("train", "val"))
         height, width = self.image_shape
         classes = len(self.class_names)
         return f"{train:,} training and {val:,} validation images of {height}x{width} pixels in {classes} classes"
 
     def train_dataloader(self) -> TrainLoader:
-        """Augmented batches of the training images."""
-        images, labels = self._set("train")
-        loader = TrainLoader(
-            images.to(self._device),
-            labels.to(self._device),
+        """Returns a loader of augmented training images."""
+        return TrainLoader(
+            *self._on_device("train"),
             batch_size=self.batch_size,
             augmentation=self.augment or Augmentation(crop_padding=0, flip=False),
             seed=self.seed,
             num_classes=len(self.class_names),
             **self._shared,
         )
-        return loader
 
     def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
-        """The validation images; no loader if there are none.
+        """Returns a loader of the validation images; no loader if `val_fraction` is 0.
 
         Raises:
-            ConfigurationError: when there are none, but `validate` wants them.
+            ConfigurationError: when the command is `validate`, but `val_fraction` is 0.
         """
         if self.val_fraction:
             return self._eval_loader("val")
@@ -181,22 +172,20 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return []
 
     def test_dataloader(self) -> EvalLoader:
-        """The test images."""
+        """Returns a loader of the test images."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> EvalLoader:
-        """The test images."""
+        """Returns a loader of the test images."""
         return self._eval_loader("test")
 
     def _eval_loader(self, name: str) -> EvalLoader:
-        images, labels = self._set(name)
-        return EvalLoader(
-            images.to(self._device), labels.to(self._device), batch_size=self.eval_batch_size, **self._shared
-        )
+        return EvalLoader(*self._on_device(name), batch_size=self.eval_batch_size, **self._shared)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+    def _on_device(self, name: str) -> tuple[Tensor, Tensor]:
+        images, labels = self._set(name)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return images.to(device), labels.to(device)
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -219,7 +208,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
 
     def _chosen(self, split: Split) -> tuple[Images, Labels]:
-        """The split's images of the chosen classes, relabelled."""
+        """Reads a split, and selects and relabels the images of the chosen classes."""
         images, labels = self.load(split)
         names, source = self.class_names, list(self.source_classes())
         if names != source:
@@ -229,12 +218,12 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(images):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
-        # a view of (n, c, h, w) or BGR images is fine for a source; torch wants them laid out
+        # a source may return a view of (n, c, h, w) or BGR images, but torch and the loaders need contiguous memory
         return np.ascontiguousarray(images), labels
 
 
 def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 images (n, h, w, c), on the scale 0 to 1, exact."""
+    """Computes exact mean and standard deviation per channel of uint8 images (n, h, w, c), on the scale 0 to 1."""
     values = np.arange(256)
     mean, std = [], []
     for channel in range(images.shape[-1]):
@@ -242,18 +231,6 @@ def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
         centre = float((histogram * values).sum() / histogram.sum())
         variance = float((histogram * (values - centre) ** 2).sum() / histogram.sum())
         mean.append(centre / 255)
-        # a channel without any contrast has no scale: one grey level keeps the division finite
+        # at least one grey level, so that a channel without contrast does not divide by 0
         std.append(max(variance**0.5, 1.0) / 255)
     return mean, std
-
-
-def parameter_names(cls: type) -> list[str]:
-    """Names of the parameters of a class' constructor, its bases' included, in order."""
-    names: dict[str, None] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            kinds = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]  # of a class, on purpose
-            names |= {p.name: None for p in kinds if p.name != "self" and p.kind is not p.VAR_KEYWORD}
-        if base is ImageDataModule:
-            break
-    return list(names)

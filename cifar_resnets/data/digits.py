@@ -1,6 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 real images inside a package, so that everything can be tried offline."""
-
-from __future__ import annotations
+"""Scikit-learn's handwritten digits: 1,797 real images that come with a package, to try everything offline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +9,18 @@ from PIL import Image
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
 
-# a mirrored digit is another sign
+# a mirrored digit is no digit
 DIGITS_AUGMENTATION = Augmentation(flip=False)
 
 
 class Digits(ImageDataModule):
-    """1,797 handwritten digits of 8x8 pixels, shown as 32x32 RGB; every fifth of a class is a test image.
+    """1,797 handwritten digits of 8x8 pixels, enlarged to 32x32 RGB; every fifth image of a class is a test image.
 
     Source: Alpaydin and Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
     the test part, as `sklearn.datasets.load_digits` ships it.
 
     Args:
-        augment: what is done to the training images; nothing if null.
+        augment: augmentation of the training images; none if null.
         kwargs: see `ImageDataModule`.
     """
 
@@ -30,12 +28,12 @@ class Digits(ImageDataModule):
         super().__init__(augment=augment, **kwargs)
 
     def source_classes(self) -> Sequence[str]:
-        """The ten digits."""
+        """Returns the ten digits."""
         return [str(digit) for digit in range(10)]
 
     def load(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split."""
-        from sklearn.datasets import load_digits  # a second of import that other sources need not pay
+        """Reads a split; see `ImageDataModule.load`."""
+        from sklearn.datasets import load_digits  # imports for a second, which other sources do not need
 
         digits = load_digits()
         is_test = np.zeros(len(digits.target), dtype=bool)
@@ -47,6 +45,6 @@ class Digits(ImageDataModule):
 
 
 def _enlarged(image: np.ndarray[Any, np.dtype[np.float64]]) -> Images:
-    """An 8x8 image of 17 grey levels as 32x32 RGB."""
+    """Converts an 8x8 image of 17 grey levels to 32x32 RGB."""
     grey = Image.fromarray((image * 255 / 16).round().astype(np.uint8))
     return np.asarray(grey.resize((32, 32), Image.Resampling.BILINEAR).convert("RGB"))

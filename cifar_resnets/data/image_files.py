@@ -1,6 +1,4 @@
-"""Image files: found in folders, and decoded to RGB."""
-
-from __future__ import annotations
+"""Finds image files in folders, and decodes them to RGB."""
 
 import logging
 import os
@@ -20,18 +18,18 @@ from PIL import Image
 from cifar_resnets.data.datamodule import Images
 from cifar_resnets.errors import ConfigurationError, DataError
 
-# no pixels without a foreign program, or none at all
+# formats that Pillow only identifies, or needs another program for
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-# full scales of grey levels beyond 8 bits, the first that holds all values of an image; Pillow's "I" is mostly 16 bits
+# candidates for the white level of modes beyond 8 bits, in ascending order; Pillow's "I" is mostly 16 bits
 _FULL_SCALES = {"I": (65535,), "F": (1, 255, 65535)}
-_BLOCK = 256  # images a task of the thread pool
-_MAX_THREADS = min(8, os.cpu_count() or 1)  # small images hold the interpreter's lock: more threads only fight for it
+_BLOCK = 256  # images per task of the thread pool
+_MAX_THREADS = min(8, os.cpu_count() or 1)  # more are slower: decoding a small image mostly holds the GIL
 
 logger = logging.getLogger(__name__)
 
 
 class ImageFile(NamedTuple):
-    """An image file as it was found: its path below the split's folder, bytes, and time of the last change."""
+    """An image file: path below the split's folder, size in bytes, and time of the last change."""
 
     path: str
     size: int
@@ -60,10 +58,10 @@ class UnreadableImages(DataError):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the classes in a split's folder, sorted.
+    """Returns the sorted names of the class folders of a split.
 
     Raises:
-        DataError: when there are fewer than two, two that differ only in case or spaces, or one that is no text.
+        DataError: when there are fewer than two, when two differ only in case or spaces, or when one is no UTF-8.
     """
     with _readable():
         names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
@@ -77,12 +75,12 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written anywhere: what is no UTF-8 comes from the file system as surrogates."""
+    """Returns whether a name is UTF-8: Python decodes other bytes of a file name to surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _twins(names: Sequence[str]) -> list[str]:
-    """The names that look like another one, side by side."""
+    """Returns the names that differ from another one in case or spaces only, grouped."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
@@ -90,7 +88,10 @@ def _twins(names: Sequence[str]) -> list[str]:
 
 
 def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
-    """Image files of each class at any depth, sorted; and the number of other files in the split's folder.
+    """Finds the image files of each class at any depth.
+
+    Returns:
+        Sorted image files of each class, and the number of other files in the split's folder.
 
     Raises:
         DataError: when a folder cannot be read.
@@ -107,9 +108,9 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
 
 
 def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """All files below a folder, if there is one, each with its path below the split's folder."""
+    """Yields all files below a folder, if it exists, each with its path below the split's folder."""
     status = os.stat(folder) if os.path.isdir(folder) else None
-    if status is None or (status.st_dev, status.st_ino) in seen:  # symbolic links can lead back to where we are
+    if status is None or (status.st_dev, status.st_ino) in seen:  # symbolic links may form a cycle
         return
     seen.add((status.st_dev, status.st_ino))
     for entry in _entries(folder):
@@ -125,12 +126,12 @@ def _image_file(path: str, entry: os.DirEntry[str], endings: tuple[str, ...]) ->
     if entry.is_file():
         status = entry.stat()
         return ImageFile(path, status.st_size, status.st_mtime_ns)
-    # a link to nothing cannot be read and has to be named; a pipe or a device is no image
+    # a broken link is an image that cannot be read; a pipe or a device is no image
     return ImageFile(path, -1, 0) if entry.is_symlink() and not os.path.exists(entry.path) else None
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden; sorted, as the order decides which of two links to a folder is followed."""
+    """Lists the visible entries of a folder; sorted, because the order decides which of two equal links is followed."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
 
@@ -144,19 +145,19 @@ def _readable() -> Iterator[None]:
 
 
 def _formats() -> list[str]:
-    Image.preinit()  # the usual formats, so that they are tried first
+    Image.preinit()  # registers the common formats, so that they are tried first
     Image.init()
     return [name for name in Image.ID if name not in _NOT_DECODED]
 
 
 def _endings() -> tuple[str, ...]:
-    """Lower-case file endings of the formats that Pillow decodes; MPO is read by the JPEG plug-in."""
+    """Returns the lower-case file endings of the formats that Pillow decodes; the JPEG plug-in reads MPO."""
     formats = {*_formats(), "MPO"}
     return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
 class Outcome(NamedTuple):
-    """What became of an image file; `failure` is empty if it could be read."""
+    """The result of decoding an image file; `failure` is empty if it could be read."""
 
     converted: bool = False
     resized: bool = False
@@ -164,11 +165,14 @@ class Outcome(NamedTuple):
 
 
 def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
-    """Decodes image files with a pool of threads; uint8 (n, image_size, image_size, 3).
+    """Decodes image files with a pool of threads.
+
+    Returns:
+        uint8 (n, image_size, image_size, 3).
 
     Raises:
-        UnreadableImages: naming all that cannot be read.
-        ConfigurationError: when they would need more memory than there is.
+        UnreadableImages: when any file cannot be read; it names all of them.
+        ConfigurationError: when the images do not fit into memory.
     """
     _check_memory(len(paths), image_size)
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
@@ -179,7 +183,7 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
         return [_decode_into(images[i], root / paths[i], formats) for i in block]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
-        warnings.simplefilter("ignore")  # of metadata and large images: what matters is an exception
+        warnings.simplefilter("ignore")  # about metadata and large images; damaged files raise exceptions
         outcomes = list(chain.from_iterable(pool.map(decode_block, range(0, len(paths), _BLOCK))))
     if failures := [(path, outcome.failure) for path, outcome in zip(paths, outcomes, strict=True) if outcome.failure]:
         raise UnreadableImages(root, failures)
@@ -188,7 +192,7 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
 
 
 def _check_memory(num_images: int, image_size: int) -> None:
-    # the system gives more than it has, and ends the process without a word when that is used
+    # Linux allocates more memory than there is, and kills the process without a message when it is used
     needed, there_is = num_images * image_size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there_is:
         images = f"{num_images:,} images of {image_size}x{image_size} pixels take {needed / 1e9:,.0f} GB"
@@ -202,31 +206,31 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
 
 
 def _decode_into(target: Images, path: Path, formats: list[str]) -> Outcome:
-    """Reads an image into an array (s, s, 3)."""
+    """Decodes an image file into an array (s, s, 3)."""
     size = target.shape[:2]
     try:
         with Image.open(path, formats=formats) as image:
             rgb = to_rgb(image)
         resized = rgb.size != size
         target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
-    except Exception as error:  # Pillow's plug-ins raise whatever comes up
+    except Exception as error:  # Pillow's plug-ins raise exceptions of any class
         message = str(error).replace(repr(str(path)), "").split()
         return Outcome(failure=" ".join(message) or type(error).__name__)
     return Outcome(image.mode != "RGB", resized)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB; grey levels beyond 8 bits are scaled."""
+    """Converts an image of any of Pillow's modes to RGB; grey levels beyond 8 bits are scaled."""
     mode = image.mode.partition(";")[0]
     if mode in _FULL_SCALES:
         image = Image.fromarray(_to_8_bits(np.asarray(image), _FULL_SCALES[mode]))
-    elif mode in ("P", "PA", "RGBa", "La"):  # neither goes to RGB without a detour or a warning
+    elif mode in ("P", "PA", "RGBa", "La"):  # these cannot be converted to RGB directly, or only with a warning
         image = image.convert("RGBA" if mode != "La" else "LA")
     return image.convert("RGB")
 
 
 def _to_8_bits(values: NDArray[Any], full_scales: Sequence[int]) -> Images:
-    """Grey levels on the first of the scales that holds them all; stretched from lowest to highest if none does."""
+    """Scales grey levels by the first of the full scales that covers them, or stretches them if none does."""
     values = np.nan_to_num(values.astype(np.float64))
     low, high = values.min(), values.max()
     scale = next((scale for scale in full_scales if 0 <= low and high <= scale), None)

@@ -1,6 +1,4 @@
-"""Images in folders, one a class: decoded once, then read from a cache."""
-
-from __future__ import annotations
+"""Images in folders, one folder per class: decoded once, then read from a cache."""
 
 import logging
 import os
@@ -18,7 +16,7 @@ from cifar_resnets.errors import ConfigurationError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
-# what a stage of the trainer reads; a fit ends with a test
+# the splits that each command reads; `fit` ends with a test
 _NEEDED: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("train",), "test": ("test",), "predict": ("test",)}
 
 logger = logging.getLogger(__name__)
@@ -27,15 +25,15 @@ logger = logging.getLogger(__name__)
 class ImageFolder(ImageDataModule):
     """Images in `root/train/<class>/` and `root/test/<class>/`, in any format that Pillow decodes.
 
-    Everything becomes RGB as with `PIL.Image.convert` (transparency is dropped, as torchvision does), save that grey
+    Images are converted to RGB as by `PIL.Image.convert` (transparency is dropped, as torchvision does), but grey
     levels of 16 and 32 bits are scaled to 8 bits, not clipped. An image of another size is resized to a square with
     bilinear, antialiased interpolation. Names with a leading dot are ignored.
 
-    The decoded images are kept in $CIFAR_RESNETS_CACHE, else $XDG_CACHE_HOME/cifar_resnets, else
+    The decoded images are cached in $CIFAR_RESNETS_CACHE, else $XDG_CACHE_HOME/cifar_resnets, else
     ~/.cache/cifar_resnets, and decoded again when a file was added, removed or changed.
 
     Args:
-        root: folder with the folders `train` and `test`; either may be absent where it is not needed.
+        root: folder with the folders `train` and `test`; one may be missing if the command does not read it.
         image_size: height and width of the images in pixels.
         kwargs: see `ImageDataModule`.
 
@@ -49,17 +47,18 @@ class ImageFolder(ImageDataModule):
             raise ConfigurationError(f"data.image_size: {image_size} is not allowed, give 1 or more")
         self.root = root
         self.image_size = image_size
-        self._prepared: dict[str, tuple[Files, Images | None]] = {}  # with images only if the cache could not take them
+        # files of each split, and its images if they could not be written to the cache
+        self._prepared: dict[str, tuple[Files, Images | None]] = {}
 
     def source_classes(self) -> Sequence[str]:
-        """Names of the class folders in `train`, in `test` if there is no `train`; sorted."""
+        """Returns the sorted names of the class folders in `train`, or in `test` if there is no `train`."""
         return class_folders(self._root / self._splits()[0])
 
     def prepare_data(self) -> None:
-        """Checks the folders and decodes all images that are not in the cache.
+        """Checks the folders, and decodes all images that are not in the cache.
 
         Raises:
-            DataError: when folders are missing or contradict each other, and when any image cannot be read.
+            DataError: when folders are missing, or differ between the splits, or when an image cannot be read.
         """
         self._check_folders()
         failures: list[tuple[str, str]] = []
@@ -78,9 +77,9 @@ class ImageFolder(ImageDataModule):
             logger.warning("%s: %s files are no images and were ignored", self._root, f"{num_ignored:,}")
 
     def load(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split from the cache; decodes it if the cache does not hold it."""
+        """Reads a split from the cache, or decodes it."""
         self._require_split(split)
-        # once only: whoever loads again may have changed the folder
+        # used once, because the folder may have changed before the next call
         files, images = self._prepared.pop(split, (None, None))
         if files is None:
             files, _ = scan(self._root / split, self.source_classes())
@@ -95,7 +94,7 @@ class ImageFolder(ImageDataModule):
         return Path(os.path.abspath(os.path.expanduser(self.root)))
 
     def _splits(self) -> list[Split]:
-        """The splits that there are, one or two."""
+        """Returns the splits that exist, one or two."""
         splits = [split for split in SPLITS if os.path.isdir(self._root / split)]
         if not splits:
             what = "has no folder train or test" if os.path.isdir(self._root) else "is no folder"
@@ -125,7 +124,7 @@ class ImageFolder(ImageDataModule):
             raise DataError(f"{self._root}: no images in the class folders {', '.join(empty)}; add some or remove them")
 
     def _fill_cache(self, split: Split, files: Files) -> Images | None:
-        """Returns the images only if they had to be decoded and could not be saved."""
+        """Writes the images to the cache if it does not hold them; returns them if they could not be written."""
         cache = self._cache(split, files)
         if cache.holds():
             return None

@@ -1,10 +1,8 @@
-"""Loaders whose images stay in memory as uint8, on the device that trains: a batch is one gather, no worker, no copy.
+"""Loaders of uint8 images that stay in the memory of the training device: a batch is one gather, without workers.
 
-Neither is a `torch.utils.data.DataLoader`: Lightning takes any iterable with a length, and leaves the sharding over
-ranks to it.
+Neither is a `torch.utils.data.DataLoader`: Lightning accepts any iterable with a length, and does not shard it over
+ranks.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import warnings
@@ -30,11 +28,11 @@ from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
 CPU = torch.device("cpu")
-FIRST_FLIPS = (0,)  # key of a generator; those of steps have two numbers
+FIRST_FLIPS = (0,)  # key of a generator; the keys of steps have two numbers
 
 
 class EpochSampler:
-    """The order of the images and their augmentation, as a function of (seed, epoch) alone, drawn on a device.
+    """Draws the order of the images and their augmentation as a function of (seed, epoch) alone.
 
     Lightning calls `set_epoch` before each epoch, also after a resume.
     """
@@ -55,15 +53,15 @@ class EpochSampler:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration goes through."""
+        """Sets the epoch of the next iteration."""
         self.epoch = epoch
 
     def generator(self, *keys: int) -> torch.Generator:
-        """A generator for this epoch and the given keys, independent of all others."""
+        """Returns a generator for this epoch and the given keys, independent of all others."""
         return _generator((self.seed, self.epoch), keys, self.device)
 
     def plan(self) -> tuple[Tensor, Draws]:
-        """The images' order (num_images,) and a draw for each position in it."""
+        """Draws the order of the images (num_images,) and the augmentation of each position in it."""
         generator = self.generator()
         order = torch.randperm(self.num_images, generator=generator, device=self.device)
         draws = draw(self.augmentation, self.num_images, self.size, generator)
@@ -72,37 +70,36 @@ class EpochSampler:
         return order, draws
 
     def _is_flipped(self) -> Tensor:
-        """Which images an alternating flip mirrors in this epoch (num_images,), bool."""
+        """Returns which images an alternating flip mirrors in this epoch: (num_images,) of bool."""
         generator = _generator((self.seed, 0), FIRST_FLIPS, self.device)
         first = torch.randint(2, (self.num_images,), generator=generator, device=self.device).bool()
         return first ^ bool(self.epoch % 2)
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; the last, incomplete batch of an epoch is left out.
+    """Iterates over shuffled, augmented batches; the last, incomplete batch of an epoch is left out.
 
-    The images of a step, and what is done to each, are the same for any number of ranks: each rank takes its part of
-    the global batch. Only mixup and CutMix pair the images within a rank.
+    The images of a step and their augmentation are the same for any number of ranks: each rank takes its part of the
+    global batch. Only mixup and CutMix pair the images within a rank.
 
-    An image takes (h + 2p) * (w + 2p) * c bytes for a crop padded by p; on a CPU twice that with flips, for its mirror
-    image lies beside it.
+    An image takes (h + 2p) * (w + 2p) * c bytes for a crop padded by p; on a CPU with flips twice that, because its
+    mirror image is stored, too. The state of a loader is the number of batches that it has returned in this epoch,
+    from which Lightning resumes an epoch.
 
     Args:
-        images: uint8 (n, h, w, c) on the device that is to train.
+        images: uint8 (n, h, w, c) on the training device.
         labels: int64 (n,).
-        batch_size: images an optimizer step over all ranks.
+        batch_size: images per optimizer step over all ranks.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
-        augmentation: what is done to each image.
-        seed: of the order and of the augmentation.
-        num_classes: for mixup and CutMix, whose labels are (n, num_classes) probabilities.
+        augmentation: applied to each image.
+        seed: of the order and the augmentation.
+        num_classes: for mixup and CutMix, whose labels are probabilities (n, num_classes).
         rank: of this process.
         world_size: number of ranks.
 
-    Its state is the number of batches that were handed out, with which Lightning continues an epoch where it was left.
-
     Raises:
-        ConfigurationError: when the batch is larger than the data or cannot be divided by the ranks.
+        ConfigurationError: when the batch is larger than the data, or not divisible by the number of ranks.
     """
 
     def __init__(
@@ -124,7 +121,7 @@ class TrainLoader:
         if batch_size % world_size:
             raise ConfigurationError(f"data.batch_size: {batch_size} cannot be divided by {world_size} ranks")
         self.size = (images.shape[1], images.shape[2])
-        # drawn there, a GPU need not wait for the numbers; others have no float64
+        # drawn on the GPU, the numbers need no copy that it has to wait for; other accelerators have no float64
         on_gpu = images.device.type == "cuda"
         self.sampler = EpochSampler(len(images), self.size, augmentation, seed, images.device if on_gpu else CPU)
         self._augment = Compiled(augment) if on_gpu else _augment_in_steps
@@ -141,11 +138,11 @@ class TrainLoader:
         return self.sampler.num_images // self.batch_size
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were handed out."""
+        """Returns the number of batches of the epoch that were returned."""
         return {"done": self._done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """The next iteration begins after so many batches."""
+        """Makes the next iteration begin after the given number of batches."""
         self._start = state_dict["done"]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -153,7 +150,7 @@ class TrainLoader:
         return self._batches(start)
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        # only here, at the first batch, is the epoch known
+        # runs at the first batch; the epoch may be set after the call of `iter`
         order, draws = self.sampler.plan()
         order, draws = order.to(self._padded.device), draws.to(self._padded.device)
         share = self.batch_size // self.world_size
@@ -169,7 +166,7 @@ class TrainLoader:
         return batch if self._mix is None else self._mixed(step, batch)
 
     def _mixed(self, step: int, batch: Batch) -> Batch:
-        # torchvision's mixing draws from the global generator: lend it a state of this step's own
+        # torchvision's transforms draw from the global generator, which is seeded for this step
         assert self._mix is not None
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.sampler.generator(step, self.rank).initial_seed())
@@ -185,11 +182,7 @@ def _augment_in_steps(
 
 
 class Compiled:
-    """A function by `torch.compile`, or as it is where that finds no compiler, which is said in a warning.
-
-    Args:
-        function: of tensors.
-    """
+    """Compiles a function with `torch.compile`; without a compiler, warns and calls the function as it is."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self._plain = function
@@ -197,12 +190,12 @@ class Compiled:
         self._was_called = False
 
     def __call__(self, *args: Any) -> Tensor:
-        """What the function makes of the arguments; it is compiled in the first call."""
+        """Calls the function, which is compiled in the first call."""
         if not self._was_called:
             self._was_called = True
             try:
                 self._function(*args)
-            except (RuntimeError, OSError) as error:  # of many kinds: no triton, no C compiler, no folder for its cache
+            except (RuntimeError, OSError) as error:  # for example no triton, no C compiler, no folder for its cache
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 reason = str(error).partition("\n")[0]
@@ -212,21 +205,21 @@ class Compiled:
 
 
 class EvalLoader:
-    """Every image exactly once over all ranks, in order, in batches of nearly equal size.
+    """Iterates over every image exactly once over all ranks, in order, in batches of nearly equal size.
 
     All ranks get the same number of batches, because DistributedDataParallel synchronises buffers in each forward.
 
     Args:
-        images: uint8 (n, h, w, c) on the device that evaluates.
+        images: uint8 (n, h, w, c) on the evaluating device.
         labels: int64 (n,).
-        batch_size: images a batch over all ranks, at most; but each rank gets an image in each batch.
+        batch_size: largest number of images per batch over all ranks; each rank gets at least one image per batch.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         rank: of this process.
         world_size: number of ranks.
 
     Raises:
-        ConfigurationError: when there are fewer images than ranks, or none.
+        ConfigurationError: when there are fewer images than ranks.
     """
 
     def __init__(
@@ -257,18 +250,18 @@ class EvalLoader:
             yield images.permute(0, 3, 1, 2), self._labels[part]
 
     def indices(self, step: int) -> range:
-        """The places in the data of the images that this rank evaluates in a step."""
+        """Returns the indices of the images that this rank evaluates in a step."""
         part = self.part(step, self.rank)
         return range(part.start, part.stop)
 
     def part(self, step: int, rank: int) -> slice:
-        """The images that a rank evaluates in a step."""
+        """Returns the slice of the images that a rank evaluates in a step."""
         parts, part = self._num_batches * self.world_size, step * self.world_size + rank
         return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
 
 
 def _generator(entropy: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> torch.Generator:
-    # the keys apart: as further entropy, (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
+    # keys are no further entropy, with which (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
     state = np.random.SeedSequence(entropy, spawn_key=keys).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
@@ -280,7 +273,7 @@ def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -
 def _mixing(augmentation: Augmentation, num_classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
     if not (augmentation.mixup_alpha or augmentation.cutmix_alpha):
         return None
-    from torchvision.transforms import v2  # thirty modules that most recipes need not import
+    from torchvision.transforms import v2  # imports thirty modules, which most recipes do not need
 
     choices: list[v2.Transform] = []
     if augmentation.mixup_alpha:

@@ -1,6 +1,4 @@
-"""Which images are trained on, and which validate."""
-
-from __future__ import annotations
+"""Splits the training images of a source into training and validation images."""
 
 import functools
 from collections.abc import Sequence
@@ -16,13 +14,21 @@ _require = functools.partial(require, "data")
 def split_indices(
     labels: NDArray[np.int64], val_fraction: float, num_train: int | None, seed: int, class_names: Sequence[str]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Splits into training and validation images, each class in proportion; both sorted.
+    """Splits images into training and validation images, stratified by class.
 
-    The validation images do not depend on `num_train`.
+    Args:
+        labels: (n,), counting from 0.
+        val_fraction: fraction of the images to validate on, from 0 to below 1.
+        num_train: number of the others to train on; all if None. The validation images do not depend on it.
+        seed: of the shuffling.
+        class_names: in the order of the labels.
+
+    Returns:
+        Sorted indices of the training and of the validation images.
 
     Raises:
         DataError: when a class has too few images.
-        ConfigurationError: when `num_train` is more than there are, or fewer than the classes.
+        ConfigurationError: when `num_train` is larger than the training set, or smaller than the number of classes.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < (2 if val_fraction else 1):
@@ -44,9 +50,9 @@ def split_indices(
 def _take_stratified(
     candidates: NDArray[np.intp], labels: NDArray[np.int64], num: int, spare: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The first `num` candidates with each class in proportion, and the rest.
+    """Splits off the first `num` candidates with each class in proportion, by the largest-remainder method.
 
-    By largest remainder, but at least one image of each class, and `spare` of each class left over.
+    At least one image of each class is taken, and at least `spare` of each class are left.
     """
     counts = np.bincount(labels[candidates])
     shares = counts * num / len(candidates)

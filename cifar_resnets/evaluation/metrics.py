@@ -1,7 +1,5 @@
 """Loss and accuracy of training, validation and test images, overall and per class, exact for any number of ranks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cifar_resnets.evaluation.mistakes import to_pixels
 from cifar_resnets.receptive_field.effective import effective_field, effective_size, follow_layers
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
-from cifar_resnets.receptive_field.table import pair
+from cifar_resnets.receptive_field.table import pair_text
 from cifar_resnets.receptive_field.tracer import name_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _theory(features: Features, size: Sequence[int]) -> str:
     if math.isinf(fields[0]):
         return "theory: the whole image"
     beyond = any(field > side for field, side in zip(fields, size, strict=False))
-    return f"theory: {pair(fields)} pixels{', beyond the image' if beyond else ''}"
+    return f"theory: {pair_text(fields)} pixels{', beyond the image' if beyond else ''}"
 
 
 def _show(axes: Axes, picture: NDArray[np.generic], features: Features, title: str) -> None:

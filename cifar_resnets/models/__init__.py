@@ -1,4 +1,8 @@
-"""Networks for CIFAR-sized images; importing this package registers them in timm as `cifar_*`."""
+"""Networks for CIFAR-sized images; importing this package registers them in timm as `cifar_*`.
+
+Start with `resnet.py`: one class, and a table with a line for each variant. A network of another topology is a file of
+its own that is imported here, like `resnet9.py`.
+"""
 
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.models.resnet import ResidualNetwork

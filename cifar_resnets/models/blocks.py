@@ -1,7 +1,7 @@
 """Residual blocks, with the activation after the sum (2015) or before the convolutions (2016).
 
-The names of their modules are those of the common public CIFAR trainers. No ReLU works in place: it would
-change what a hook on the batch norm before it has seen.
+The modules are named as in the common public CIFAR trainers. No ReLU works in place: it would change the output
+that a hook on the batch norm before it has recorded.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ __all__ = ["BasicBlock", "Bottleneck", "PreActBlock", "PreActBottleneck", "Resid
 
 
 class ResidualBlock(nn.Module, ABC):
-    """What the blocks share: how they are built, and the channels they return.
+    """Base class of the blocks: builds the residual branch and the shortcut.
 
     Attributes:
         expansion: Channels going out for each channel of width.
@@ -37,16 +37,16 @@ class ResidualBlock(nn.Module, ABC):
         drop_path: float = 0.0,
         is_first: bool = False,
     ) -> None:
-        """Build the block.
+        """Builds the block.
 
         Args:
             in_channels: Channels coming in.
             width: Channels of the 3x3 convolutions; `expansion` times as many go out.
             stride: Step of the first 3x3 convolution in pixels.
             shortcut: A name in `shortcuts.SHORTCUTS`.
-            convolution: A name in `layers.CONVOLUTIONS`: what the 3x3 convolutions are.
+            convolution: A name in `layers.CONVOLUTIONS`, the kind of the 3x3 convolutions.
             drop_path: Probability with which the residual of an image is left out in training.
-            is_first: Whether the stem comes before it; matters to pre-activated blocks.
+            is_first: Whether the block follows the stem; matters to pre-activated blocks.
 
         Raises:
             ConfigurationError: If `shortcut` or `convolution` is unknown.
@@ -56,12 +56,23 @@ class ResidualBlock(nn.Module, ABC):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         out_channels = width * self.expansion
         self.shortcut = make_shortcut(shortcut, in_channels, out_channels, stride, norm=not self.pre_activated)
-        # Where the shape changes, the activation comes before the two branches part; so it does after the stem.
+        # In the first block, and where it is a projection, the shortcut starts after the first activation.
         self.shares_activation = is_first or isinstance(self.shortcut, Projection)
 
     @abstractmethod
     def build(self, in_channels: int, width: int, stride: int, convolution: str) -> None:
-        """Build the layers of the residual; for the arguments see `__init__`."""
+        """Builds the layers of the residual; for the arguments see `__init__`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the shortcut to the residual.
+
+        Args:
+            x: Features (n, in_channels, h, w).
+
+        Returns:
+            Features (n, expansion * width, ceil(h / stride), ceil(w / stride)).
+        """
 
 
 class BasicBlock(ResidualBlock):
@@ -71,7 +82,7 @@ class BasicBlock(ResidualBlock):
     """
 
     def build(self, in_channels: int, width: int, stride: int, convolution: str) -> None:
-        """Build the layers of the residual."""
+        """Builds the layers of the residual."""
         self.conv1 = make_conv3x3(convolution, in_channels, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU()
@@ -80,14 +91,7 @@ class BasicBlock(ResidualBlock):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the shortcut to the residual.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, width, ceil(h / stride), ceil(w / stride)).
-        """
+        """Adds the shortcut to the residual."""
         residual = self.act1(self.bn1(self.conv1(x)))  # (n, 16, 32, 32) -> (n, 32, 16, 16)
         residual = self.bn2(self.conv2(residual))  # (n, 32, 16, 16)
         features: Tensor = self.act2(self.shortcut(x, self.drop_path(residual)))  # (n, 32, 16, 16)
@@ -104,7 +108,7 @@ class Bottleneck(ResidualBlock):
     expansion = 4
 
     def build(self, in_channels: int, width: int, stride: int, convolution: str) -> None:
-        """Build the layers of the residual."""
+        """Builds the layers of the residual."""
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU()
@@ -116,14 +120,7 @@ class Bottleneck(ResidualBlock):
         self.act3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the shortcut to the residual.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, 4 * width, ceil(h / stride), ceil(w / stride)).
-        """
+        """Adds the shortcut to the residual."""
         residual = self.act1(self.bn1(self.conv1(x)))  # (n, 256, 32, 32) -> (n, 128, 32, 32)
         residual = self.act2(self.bn2(self.conv2(residual)))  # (n, 128, 16, 16)
         residual = self.bn3(self.conv3(residual))  # (n, 512, 16, 16)
@@ -141,7 +138,7 @@ class PreActBlock(ResidualBlock):
     pre_activated = True
 
     def build(self, in_channels: int, width: int, stride: int, convolution: str) -> None:
-        """Build the layers of the residual."""
+        """Builds the layers of the residual."""
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.act1 = nn.ReLU()
         self.conv1 = make_conv3x3(convolution, in_channels, width, stride)
@@ -150,14 +147,7 @@ class PreActBlock(ResidualBlock):
         self.conv2 = make_conv3x3(convolution, width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the shortcut to the residual.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, width, ceil(h / stride), ceil(w / stride)).
-        """
+        """Adds the shortcut to the residual."""
         activated = self.act1(self.bn1(x))  # (n, 16, 32, 32)
         residual = self.conv1(activated)  # (n, 32, 16, 16)
         residual = self.conv2(self.act2(self.bn2(residual)))  # (n, 32, 16, 16)
@@ -175,7 +165,7 @@ class PreActBottleneck(ResidualBlock):
     pre_activated = True
 
     def build(self, in_channels: int, width: int, stride: int, convolution: str) -> None:
-        """Build the layers of the residual."""
+        """Builds the layers of the residual."""
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.act1 = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, bias=False)
@@ -187,14 +177,7 @@ class PreActBottleneck(ResidualBlock):
         self.conv3 = nn.Conv2d(width, 4 * width, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the shortcut to the residual.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, 4 * width, ceil(h / stride), ceil(w / stride)).
-        """
+        """Adds the shortcut to the residual."""
         activated = self.act1(self.bn1(x))  # (n, 64, 32, 32)
         residual = self.conv1(activated)  # (n, 32, 32, 32)
         residual = self.conv2(self.act2(self.bn2(residual)))  # (n, 32, 16, 16)

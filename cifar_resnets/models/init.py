@@ -1,6 +1,4 @@
-"""Weights that a network starts from: identities, and a first layer that whitens."""
-
-from __future__ import annotations
+"""Initial weights: convolutions that are identities, and a first layer that whitens."""
 
 import torch
 import torch.nn.functional as F
@@ -8,20 +6,19 @@ from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError
 
-CHUNK = 100  # images whose patches are in memory at once
+CHUNK = 100  # number of images whose patches are in memory at once
 
 
 def init_dirac(network: nn.Module) -> None:
-    """Lets each convolution but the first hand on its channels, as far as it has filters for them.
+    """Makes each convolution but the first an identity, as far as it has filters for its input channels.
 
-    Further filters stay as they are. Convolutions of 1x1 pixels, of groups, and those that have no pixel in the middle
-    are left alone.
+    Further filters are not changed, nor are convolutions of 1x1 pixels, with groups, or with an even kernel size.
 
     Source: Zagoruyko and Komodakis (2017), "DiracNets", section 3; Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a
     Single GPU", section 3.3.
 
     Args:
-        network: whose weights are changed.
+        network: changed in place.
     """
     for conv in _convolutions(network)[1:]:
         odd = all(size % 2 for size in conv.kernel_size) and max(conv.kernel_size) > 1
@@ -31,21 +28,21 @@ def init_dirac(network: nn.Module) -> None:
 
 
 def whiten_first_layer(network: nn.Module, images: Tensor, eps: float = 5e-4) -> None:
-    """Gives the first convolution filters that whiten the images, and freezes them.
+    """Sets the first convolution's filters to whiten the images, and freezes them; its bias is trained.
 
     Half of the filters are the directions in which patches of the images vary most, scaled to unit variance; the other
-    half are the same with the opposite sign, so that nothing is lost in a ReLU. Its bias is trained.
+    half are their negatives, so that an activation loses nothing.
 
     Source: Page (2018), "How to train your ResNet", part 8, "Patch whitening"; Jordan (2024), "94% on CIFAR-10 in 3.29
     Seconds on a Single GPU", section 3.2.
 
     Args:
-        network: whose first convolution is changed.
+        network: changed in place.
         images: normalised images (n, c, h, w).
-        eps: added to the variances, lest noise is made large.
+        eps: added to the variances, so that noise is not amplified.
 
     Raises:
-        ConfigurationError: when there is no such convolution, or none that could whiten.
+        ConfigurationError: when the network has no convolution, or its first one has groups or a single filter.
     """
     convolutions = _convolutions(network)
     if not convolutions or convolutions[0].groups > 1 or convolutions[0].out_channels < 2:
@@ -58,12 +55,12 @@ def whiten_first_layer(network: nn.Module, images: Tensor, eps: float = 5e-4) ->
 
 
 def whitening_filters(images: Tensor, size: tuple[int, int], num: int, eps: float) -> Tensor:
-    """Directions in which patches of images vary most, scaled to unit variance, the largest variance first.
+    """Returns the directions in which patches of images vary most, scaled to unit variance, largest variance first.
 
     Args:
         images: (n, c, h, w).
-        size: height and width of a patch.
-        num: of the directions, at most; a patch has c * height * width.
+        size: height and width of a patch in pixels.
+        num: number of directions, at most; a patch has c * height * width.
         eps: added to the variances.
 
     Returns:
@@ -76,7 +73,7 @@ def whitening_filters(images: Tensor, size: tuple[int, int], num: int, eps: floa
         patches = F.unfold(chunk, size).transpose(0, 1).flatten(1)  # (c * height * width, patches)
         moments += patches @ patches.T
         total += patches.shape[1]
-    variances, directions = torch.linalg.eigh(moments / total)  # the largest last
+    variances, directions = torch.linalg.eigh(moments / total)  # in ascending order
     filters: Tensor = (directions / (variances + eps).sqrt()).T.flip(0)[:num]
     return filters.reshape(-1, channels, *size)
 

@@ -1,4 +1,4 @@
-"""What the families share: convolutions, initialisation, and timm's interface."""
+"""Building blocks of all networks: convolutions, initialisation, head, and timm's interface."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,12 +13,12 @@ from cifar_resnets.errors import ConfigurationError
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """Build a 3x3 convolution without bias, because a batch norm always follows it.
+    """Builds a 3x3 convolution without bias, because a batch norm always follows it.
 
     Args:
         in_channels: Channels coming in.
         out_channels: Channels going out.
-        stride: Step in pixels; 2 halves height and width, rounding up.
+        stride: Stride in pixels; 2 halves height and width, rounding up.
 
     Returns:
         The convolution: (n, in_channels, h, w) -> (n, out_channels, ceil(h / stride), ceil(w / stride)).
@@ -34,24 +34,25 @@ class SeparableConv(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build both convolutions; for the arguments see `conv3x3`."""
+        """Builds both convolutions; for the arguments see `conv3x3`."""
         depthwise = nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False)
         super().__init__(depthwise, nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False))
 
 
 def conv3x3_with_bias(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """Build a 3x3 convolution with a bias of zero; for the arguments see `conv3x3`."""
+    """Builds a 3x3 convolution with a bias of zero; for the arguments see `conv3x3`."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 
 def conv3x3_or_separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    """Build a separable convolution where the step is not 1; for the arguments see `conv3x3`."""
+    """Builds a separable convolution if the stride is not 1; for the arguments see `conv3x3`."""
     build = conv3x3 if stride == 1 else SeparableConv
     return build(in_channels, out_channels, stride)
 
 
+# The kinds of 3x3 convolutions that `convolution` chooses from; to add one, add a line.
 CONVOLUTIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "regular": conv3x3,
     "biased": conv3x3_with_bias,
@@ -60,13 +61,13 @@ CONVOLUTIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 
 def make_conv3x3(name: str, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    """Build the 3x3 convolution of a residual block.
+    """Builds the 3x3 convolution of a residual block.
 
     Args:
         name: A name in `CONVOLUTIONS`.
         in_channels: Channels coming in.
         out_channels: Channels going out.
-        stride: Step in pixels.
+        stride: Stride in pixels.
 
     Raises:
         ConfigurationError: If `name` is unknown.
@@ -77,19 +78,19 @@ def make_conv3x3(name: str, in_channels: int, out_channels: int, stride: int = 1
 
 
 def init_he(module: nn.Module) -> None:
-    """Initialise one convolution or batch norm; made for `network.apply(init_he)`.
+    """Initialises one convolution or batch norm; made for `network.apply(init_he)`.
 
-    The classifier keeps PyTorch's default: no ReLU follows it, so the reasoning behind He's formula
-    does not hold there. Biases of convolutions stay as they were built.
+    The classifier keeps PyTorch's default, because no ReLU follows it and He's formula assumes one. Biases of
+    convolutions are not changed.
 
     Args:
-        module: Any module; those that are neither convolution nor batch norm are left alone.
+        module: Any module; only convolutions and batch norms are changed.
 
     Source: He et al. (2015), "Delving deep into rectifiers", section 2.2: normal with standard deviation
     sqrt(2 / fan), with the fan counted over outputs, which keeps the scale of gradients.
     """
     if isinstance(module, nn.Conv2d):
-        # PyTorch's own kaiming_normal_ takes no account of groups.
+        # PyTorch's kaiming_normal_ ignores groups.
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     elif isinstance(module, nn.BatchNorm2d):
@@ -106,7 +107,7 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 
 
 class TimmNetwork(nn.Module, ABC):
-    """The interface that timm expects of a network, given `forward_features` and a head.
+    """Base class of all networks: timm's interface, and a head of pooling, dropout and classifier.
 
     A subclass builds its layers, calls `add_head` LAST, and defines `forward_features`. The order
     matters: timm's `features_only` rebuilds a network from its modules in the order of registration.
@@ -117,8 +118,8 @@ class TimmNetwork(nn.Module, ABC):
         num_features: Channels that `forward_features` returns.
         pool_type: Name of the global pooling in `POOLS`.
         drop_rate: Probability of the dropout before the classifier.
-        feature_info: For each stage its channels, its reduction (pixels of the image a pixel of the
-            features stands for, along one side) and its module's name.
+        feature_info: For each stage its channels, its reduction (the stride from the image to its output,
+            in pixels) and its module's name.
     """
 
     num_classes: int
@@ -132,7 +133,7 @@ class TimmNetwork(nn.Module, ABC):
     def add_head(
         self, global_pool: str, num_features: int, num_classes: int, drop_rate: float, bias: bool = True
     ) -> None:
-        """Append pooling, dropout and classifier.
+        """Appends pooling, dropout and classifier.
 
         Args:
             global_pool: A name in `POOLS`.
@@ -142,7 +143,7 @@ class TimmNetwork(nn.Module, ABC):
             bias: Whether the classifier has a bias.
 
         Raises:
-            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or at odds with it.
+            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or in conflict with it.
             ValueError: If `drop_rate` is no probability.
         """
         self.num_features = self.head_hidden_size = num_features
@@ -153,25 +154,25 @@ class TimmNetwork(nn.Module, ABC):
         self.reset_classifier(num_classes, global_pool)
 
     def get_classifier(self) -> nn.Module:
-        """Return the classifier: a linear layer, or an identity if there are no classes."""
+        """Returns the classifier: a linear layer, or an identity if there are no classes."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one.
+        """Replaces the classifier with a new one.
 
         Args:
             num_classes: Length of the logits; 0 makes the network return its pooled features.
-            global_pool: Another pooling, a name in `POOLS`; the same if not given.
+            global_pool: A name in `POOLS`; the present pooling if not given.
 
         Raises:
-            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or at odds with it.
+            ConfigurationError: If `num_classes` is negative, or `global_pool` unknown or in conflict with it.
         """
         pool = self.pool_type if global_pool is None else global_pool
         _check_head(num_classes, pool)
         if global_pool is not None:
             self.pool_type, self.global_pool = pool, POOLS[pool]()
         self.num_classes = num_classes
-        # The network may have moved or changed its precision since it was built.
+        # The network may be on another device, or in another precision, than when it was built.
         placement = next(self.parameters())
         self.fc: nn.Module = nn.Identity()
         if num_classes:
@@ -179,7 +180,7 @@ class TimmNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return what the last stage sees in the images.
+        """Returns the features of the last stage.
 
         Args:
             images: Normalised images (n, in_chans, h, w).
@@ -189,10 +190,10 @@ class TimmNetwork(nn.Module, ABC):
         """
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the features and classify them.
+        """Pools and classifies features.
 
         Args:
-            features: What `forward_features` returned (n, num_features, h', w').
+            features: Output of `forward_features` (n, num_features, h', w').
             pre_logits: Stop before the classifier.
 
         Returns:
@@ -208,7 +209,7 @@ class TimmNetwork(nn.Module, ABC):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
+        """Classifies images.
 
         Args:
             images: Normalised images (n, in_chans, h, w), 8 by 8 pixels or larger.
@@ -231,7 +232,7 @@ def _check_head(num_classes: int, pool: str) -> None:
 
 
 def cifar_cfg() -> dict[str, Any]:
-    """Return timm's description of a network for CIFAR-10: sizes, statistics of the training set, names.
+    """Returns timm's description of a network for CIFAR-10: sizes, statistics of the training set, names.
 
     Returns:
         Keywords of `timm.models.PretrainedCfg`.
@@ -250,18 +251,18 @@ def cifar_cfg() -> dict[str, Any]:
 def build_network(
     network: type[TimmNetwork], name: str, pretrained: bool, num_stages: int, **arguments: Any
 ) -> nn.Module:
-    """Build a registered network the way timm does, without its silent surprises.
+    """Builds a registered network as timm does, but raises an error where timm would ignore `pretrained`.
 
     Args:
         network: Class to build.
         name: Registered name.
-        pretrained: Load weights; only possible where the caller says which (timm's `pretrained_cfg` or
+        pretrained: Load weights; the caller has to name them (timm's `pretrained_cfg` or
             `pretrained_cfg_overlay`), because this project ships none.
-        num_stages: Stages that `features_only=True` returns.
+        num_stages: Number of stages that `features_only=True` returns.
         **arguments: Keywords for `network` and for timm. A misspelt one raises TypeError.
 
     Returns:
-        The network, or timm's wrapper around it for `features_only=True`.
+        The network; for `features_only=True` timm's wrapper around it.
 
     Raises:
         ConfigurationError: If `pretrained` is set and there are no weights to load.

@@ -1,9 +1,6 @@
-"""Whether a network takes images of some size."""
+"""Builds networks by their names in timm's registry, and checks that they take the data's images."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -11,43 +8,17 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.sandbox import evaluating
 from cifar_resnets.support.text import did_you_mean
 
 
-def try_network(network: nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Tries a network on an image, and leaves it as it was.
+def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """Builds a network for RGB images.
 
     Args:
-        network: in whatever mode.
-        name: of the network, for the message.
-        size: height and width of the image, in pixels.
-
-    Raises:
-        ConfigurationError: when it does not take images of this size.
-    """
-    height, width = size
-    parameter = next(network.parameters())
-    try:
-        with torch.no_grad(), _evaluating(network):
-            network(parameter.new_zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigurationError(
-            f"model.network: {name} does not take images of {height}x{width} pixels: {error}"
-        ) from error
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()  # batch norm must not learn from this
-    try:
-        yield
-    finally:
-        network.train(was_training)
-
-
-def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Builds a network of timm's registry, ours or theirs, for RGB images.
+        name: in timm's registry; the networks of this project begin with `cifar_`.
+        num_classes: length of the logits.
+        network_args: more keywords of the network.
 
     Raises:
         ConfigurationError: for an unknown name, or arguments that the network does not take.
@@ -61,3 +32,25 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
         return timm.create_model(name, num_classes=num_classes, **(network_args or {}))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"model.network_args of {name}: {error}") from error
+
+
+def try_network(network: nn.Module, name: str, size: tuple[int, int]) -> None:
+    """Runs a network once on a black image; the network is not changed.
+
+    Args:
+        network: in any mode.
+        name: of the network, for the error message.
+        size: height and width of the image in pixels.
+
+    Raises:
+        ConfigurationError: when the network does not take images of this size.
+    """
+    height, width = size
+    parameter = next(network.parameters())
+    try:
+        with torch.no_grad(), evaluating(network):
+            network(parameter.new_zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigurationError(
+            f"model.network: {name} does not take images of {height}x{width} pixels: {error}"
+        ) from error

@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR: one class, and all its networks in one table.
+"""Residual networks for CIFAR: the class `ResidualNetwork`, and all its variants in the table `ARCHITECTURES`.
 
 Every network takes timm's keywords (`num_classes`, `in_chans`, `drop_rate`, `features_only`) and those
 of `ResidualNetwork`, which replace the entries of the table:
@@ -46,7 +46,7 @@ class ResidualNetwork(TimmNetwork):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        """Build the network.
+        """Builds the network.
 
         Args:
             depths: Blocks in each stage.
@@ -56,7 +56,7 @@ class ResidualNetwork(TimmNetwork):
                 changes), "C" (projection everywhere), "none" (a plain network), ...
             block: Class of the blocks.
             stem: "cifar" (3x3, keeps height and width) or "imagenet" (7x7 and max pooling, a quarter of both).
-            convolution: A name in `layers.CONVOLUTIONS`: what the 3x3 convolutions of the blocks are.
+            convolution: A name in `layers.CONVOLUTIONS`, the kind of the 3x3 convolutions in the blocks.
             drop_path_rate: Probability with which the last block's residual is left out in training;
                 stochastic depth of Huang et al. (2016), linear from 0 in the first block.
             num_classes: Length of the logits; 0 makes the network return its pooled features.
@@ -93,24 +93,24 @@ class ResidualNetwork(TimmNetwork):
 
         if block.pre_activated:
             self.add_norm(in_channels)
-            self.feature_info[-1]["module"] = "act1"  # what the head sees
+            self.feature_info[-1]["module"] = "act1"  # the input of the head
         self.trunk = [name for name, _ in self.named_children()]
         self.add_head(global_pool, in_channels, num_classes, drop_rate)
         self.apply(init_he)
 
     def add_stem(self, stem: str, width: int) -> None:
-        """Append the first convolution; for the arguments see `__init__`."""
+        """Appends the first convolution; for the arguments see `__init__`."""
         self.conv1 = conv3x3(self.in_chans, width)
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(self.in_chans, width, kernel_size=7, stride=2, padding=3, bias=False)
 
     def add_norm(self, channels: int) -> None:
-        """Append batch norm and ReLU: after the stem, or after the last pre-activated block."""
+        """Appends batch norm and ReLU: after the stem, or after the last pre-activated block."""
         self.bn1 = nn.BatchNorm2d(channels)
         self.act1 = nn.ReLU()
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return what the last stage sees in the images.
+        """Returns the features of the last stage.
 
         Args:
             images: Normalised images (n, in_chans, h, w).
@@ -150,26 +150,28 @@ def _is_count(value: object) -> bool:
 
 
 def _linear(last: float, num: int) -> list[float]:
-    """Return `num` rates from 0 to `last`."""
+    """Returns `num` rates from 0 to `last`."""
     return [last * index / max(1, num - 1) for index in range(num)]
 
 
 def _thin(blocks: int, **other: Any) -> dict[str, Any]:
-    """Describe a network of He et al. (2015), section 4.2, with n blocks in each of three stages."""
+    """Returns the arguments of a network of He et al. (2015), section 4.2: n blocks in each of three stages."""
     return {"depths": (blocks,) * 3, "widths": (16, 32, 64), "stem_width": 16, "shortcut": "A"} | other
 
 
 def _full(*depths: int, **other: Any) -> dict[str, Any]:
-    """Describe an ImageNet ResNet of He et al. (2015), table 1, whose stem does not reduce."""
+    """Returns the arguments of an ImageNet ResNet of He et al. (2015), table 1, with a 3x3 stem of stride 1."""
     return {"depths": depths, "widths": (64, 128, 256, 512), "stem_width": 64, "shortcut": "B"} | other
 
 
 def _wide(blocks: int, factor: int) -> dict[str, Any]:
-    """Describe a wide ResNet of Zagoruyko and Komodakis (2016), "Wide residual networks", table 1."""
+    """Returns the arguments of a wide ResNet of Zagoruyko and Komodakis (2016), table 1."""
     widths = (16 * factor, 32 * factor, 64 * factor)
     return _thin(blocks, widths=widths, block=PreActBlock, shortcut="B")
 
 
+# The arguments of `ResidualNetwork` for each registered name. To add a network, add a line here, and a row with its
+# published parameter count and its receptive field to tests/reference/architectures.csv.
 ARCHITECTURES = {
     # He et al. (2015), section 4.2: 6n + 2 layers; plain networks without shortcuts
     "cifar_resnet20": _thin(3),
@@ -194,17 +196,17 @@ ARCHITECTURES = {
     "cifar_preact_resnet110": _thin(18, block=PreActBlock),
     "cifar_preact_resnet164": _thin(18, block=PreActBottleneck, shortcut="B"),
     "cifar_preact_resnet1001": _thin(111, block=PreActBottleneck, shortcut="B"),
-    # Zagoruyko and Komodakis (2016), table 1: 6n + 4 layers
+    # Zagoruyko and Komodakis (2016), "Wide residual networks", table 1: 6n + 4 layers
     "cifar_wide_resnet16_8": _wide(2, 8),
     "cifar_wide_resnet28_10": _wide(4, 10),
 }
 
-# timm looks for this very name when a network of this module is registered.
+# `register_model` reads this variable of the module.
 default_cfgs = generate_default_cfgs({name: cifar_cfg() for name in ARCHITECTURES})
 
 
 def _register(name: str) -> None:
-    """Register a network of the table in timm, and as a function of this module."""
+    """Registers a network of the table in timm, and makes it a function of this module."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         arguments = ARCHITECTURES[name] | kwargs
@@ -213,7 +215,7 @@ def _register(name: str) -> None:
         return build_network(ResidualNetwork, name, pretrained, num_stages=len(depths), **arguments)
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"Build {name} as in `ARCHITECTURES`, with the caller's keywords in place of the table's."
+    create.__doc__ = f"Builds {name} as in `ARCHITECTURES`, with the caller's keywords in place of the table's."
     globals()[name] = register_model(create)
 
 

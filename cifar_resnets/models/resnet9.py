@@ -1,4 +1,4 @@
-"""The custom ResNet: nine layers that learn fast, in the manner of David Page's ResNet-9."""
+"""The custom ResNet: nine layers that train fast, after David Page's ResNet-9."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ __all__ = ["CustomResNet"]
 
 
 class PoolingBlock(nn.Module):
-    """A 3x3 convolution whose output is max-pooled before batch norm and ReLU, which then cost a quarter."""
+    """A 3x3 convolution, max pooling, batch norm and ReLU; pooling first makes the last two cost a quarter."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Build the block.
+        """Builds the block.
 
         Args:
             in_channels: Channels coming in.
@@ -27,7 +27,7 @@ class PoolingBlock(nn.Module):
         self.act1 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, then halve height and width.
+        """Convolves, and halves height and width.
 
         Args:
             x: Features (n, in_channels, h, w).
@@ -44,7 +44,7 @@ class ResidualPair(nn.Module):
     """Two 3x3 convolutions with batch norm and ReLU, added to their input with no ReLU after the sum."""
 
     def __init__(self, channels: int) -> None:
-        """Build the pair.
+        """Builds the pair.
 
         Args:
             channels: Channels coming in and going out.
@@ -58,7 +58,7 @@ class ResidualPair(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add two convolutions to the input.
+        """Adds the residual of two convolutions to the input.
 
         Args:
             x: Features (n, channels, h, w).
@@ -75,14 +75,14 @@ class CustomResNet(TimmNetwork):
     """A stem of 64 channels, stages of 128, 256 and 512, max pooling over all pixels, linear without bias.
 
     Source: David Page (2018), "How to train your ResNet". Departures: the max pooling comes before the
-    batch norm, the logits are not scaled by 0.125, and the last max pooling covers whatever size the last
-    stage returns (4 by 4 pixels for images of 32 by 32).
+    batch norm, the logits are not scaled by 0.125, and the last max pooling covers the whole output of the
+    last stage (4 by 4 pixels for images of 32 by 32).
     """
 
     def __init__(
         self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0, global_pool: str = "max"
     ) -> None:
-        """Build the network.
+        """Builds the network.
 
         Args:
             num_classes: Length of the logits; 0 makes the network return its pooled features.
@@ -110,7 +110,7 @@ class CustomResNet(TimmNetwork):
         self.apply(init_he)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return what the last stage sees in the images.
+        """Returns the features of the last stage.
 
         Args:
             images: Normalised images (n, in_chans, h, w).
@@ -125,11 +125,11 @@ class CustomResNet(TimmNetwork):
         return features
 
 
-# timm looks for this very name when a network of this module is registered.
+# `register_model` reads this variable of the module.
 default_cfgs = generate_default_cfgs({"cifar_custom_resnet": cifar_cfg()})
 
 
 @register_model
 def cifar_custom_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build the custom ResNet: 6,573,120 parameters, 92.30 % on CIFAR-10 after 24 epochs (published log)."""
+    """Builds the custom ResNet: 6,573,120 parameters, 92.30 % on CIFAR-10 after 24 epochs (published log)."""
     return build_network(CustomResNet, "cifar_custom_resnet", pretrained, num_stages=3, **kwargs)

@@ -1,6 +1,6 @@
-"""Shortcuts: what a residual block adds to its residual, and how.
+"""Shortcuts of residual blocks.
 
-Each is a small module called with the block's input and its residual, and returns their sum.
+Each is a module that is called with the block's input and its residual, and returns their sum.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class ZeroPad(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build the strided identity.
+        """Builds the strided identity.
 
         Args:
             in_channels: Channels coming in.
             out_channels: Channels going out; half of the new ones lie before the old ones, half after.
-            stride: Step in pixels.
+            stride: Stride in pixels.
 
         Raises:
             ConfigurationError: If fewer channels go out than come in.
@@ -49,7 +49,7 @@ class ZeroPad(nn.Module):
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Subsample and pad.
+        """Subsamples the input, and pads its channels with zeros.
 
         Args:
             x: Features (n, in_channels, h, w).
@@ -61,41 +61,41 @@ class ZeroPad(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (n, 32, 16, 16)
 
     def extra_repr(self) -> str:
-        """Show the stride and the padding when the network is printed."""
+        """Shows the stride and the padding when the network is printed."""
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
 class Shortcut(nn.Sequential):
     """The sum of the residual and the block's input; option A of He et al. (2015), section 3.3.
 
-    Its layers, none where the shape stays, give the input the shape of the residual.
+    The layers of this module bring the input to the shape of the residual; there are none where the shapes agree.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build the shortcut.
+        """Builds the shortcut.
 
         Args:
             in_channels: Channels coming into the block.
             out_channels: Channels going out of the block.
-            stride: Step of the block in pixels.
+            stride: Stride of the block in pixels.
         """
         same_shape = stride == 1 and in_channels == out_channels
         super().__init__(*([] if same_shape else [ZeroPad(in_channels, out_channels, stride)]))
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """Add input and residual.
+        """Adds input and residual.
 
         Args:
             x: The block's input (n, in_channels, h, w).
-            residual: What its convolutions made of it (n, out_channels, ceil(h / stride), ceil(w / stride)).
+            residual: The output of its convolutions (n, out_channels, ceil(h / stride), ceil(w / stride)).
 
         Returns:
-            The sum, of the residual's shape.
+            The sum, in the residual's shape.
         """
         return residual + self.shaped(x)
 
     def shaped(self, x: Tensor) -> Tensor:
-        """Return the block's input (n, in_channels, h, w) in the shape of the residual."""
+        """Returns the block's input (n, in_channels, h, w) in the shape of the residual."""
         for layer in self:
             x = layer(x)
         return x
@@ -108,57 +108,57 @@ class Projection(Shortcut):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> None:
-        """Build the projection; for the arguments see `Shortcut`."""
+        """Builds the projection; for the arguments see `Shortcut`."""
         super(Shortcut, self).__init__(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
         if norm:
             self.append(nn.BatchNorm2d(out_channels))
 
 
 class NoShortcut(nn.Module):
-    """The residual alone, which makes the network plain.
+    """The residual alone, as in a plain network.
 
     Source: He et al. (2015), section 3.3, "Plain network".
     """
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return the residual."""
+        """Returns the residual."""
         return residual
 
 
 class ConstantScaling(Shortcut):
-    """Half of the input and half of the residual.
+    """Half of the input plus half of the residual.
 
     Source: He et al. (2016), "Identity mappings in deep residual networks", section 3.1; of the three
     scalings in table 1 the only one that converged.
     """
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """Average input and residual."""
+        """Averages input and residual."""
         return 0.5 * residual + 0.5 * self.shaped(x)
 
 
 class DropoutShortcut(Shortcut):
     """Dropout of one half on the shortcut.
 
-    Source: He et al. (2016), section 3.1, "Dropout shortcut". Departure: PyTorch doubles what dropout keeps,
+    Source: He et al. (2016), section 3.1, "Dropout shortcut". Departure: PyTorch scales the kept values by two,
     so that in evaluation the shortcut is the identity and not half of it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build the shortcut; for the arguments see `Shortcut`."""
+        """Builds the shortcut; for the arguments see `Shortcut`."""
         super().__init__(in_channels, out_channels, stride)
         self.append(nn.Dropout(0.5))
 
 
 class ExclusiveGating(nn.Module):
-    """A gate g between input and residual: 1 - g of the one and g of the other, for each unit.
+    """A gate g: (1 - g) * input + g * residual, elementwise.
 
-    Source: He et al. (2016), section 3.1, "Exclusive gating". Departure: where the shape changes, the gate
-    looks at the zero-padded input; the zero channels add nothing, so it computes the same function.
+    Source: He et al. (2016), section 3.1, "Exclusive gating". Departure: where the shape changes, the gate is
+    computed from the zero-padded input; the zero channels add nothing, so the function is the same.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """Build the shortcut; for the arguments see `Shortcut`."""
+        """Builds the shortcut; for the arguments see `Shortcut`."""
         super().__init__()
         self.identity = Shortcut(in_channels, out_channels, stride)
         self.gate = nn.Conv2d(out_channels, out_channels, 1)
@@ -166,7 +166,7 @@ class ExclusiveGating(nn.Module):
         nn.init.constant_(self.gate.bias, GATE_BIAS)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Weigh input and residual against each other."""
+        """Adds input and residual, weighted by the gate."""
         shaped = self.identity.shaped(x)
         gate = self.act(self.gate(shaped))
         weighted: Tensor = gate * residual + (1 - gate) * shaped
@@ -174,20 +174,21 @@ class ExclusiveGating(nn.Module):
 
 
 class ShortcutOnlyGating(ExclusiveGating):
-    """A gate on the shortcut alone.
+    """A gate g on the shortcut alone: (1 - g) * input + residual, elementwise.
 
     Source: He et al. (2016), section 3.1, "Shortcut-only gating".
     """
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Add the gated input to the residual."""
+        """Adds the gated input to the residual."""
         shaped = self.identity.shaped(x)
         gate = self.act(self.gate(shaped))
         weighted: Tensor = residual + (1 - gate) * shaped
         return weighted
 
 
-# Name, class, and what it is; "B" is a projection or an identity by the shape, see make_shortcut.
+# Name, class and meaning; to add a shortcut, add a line. "B" is a projection only where the shape changes, see
+# `make_shortcut`.
 SHORTCUTS: dict[str, tuple[Callable[[int, int, int], nn.Module], str]] = {
     "A": (Shortcut, "zero channels where the shape changes"),
     "B": (Projection, "projection where the shape changes"),
@@ -202,17 +203,17 @@ SHORTCUTS: dict[str, tuple[Callable[[int, int, int], nn.Module], str]] = {
 
 
 def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
-    """Build the shortcut of a residual block.
+    """Builds the shortcut of a residual block.
 
     Args:
         option: A name in `SHORTCUTS`.
         in_channels: Channels coming into the block.
         out_channels: Channels going out of the block.
-        stride: Step of the block in pixels.
+        stride: Stride of the block in pixels.
         norm: Whether a projection is followed by batch norm.
 
     Returns:
-        A module called with the block's input and its residual.
+        A module that is called with the block's input and its residual.
 
     Raises:
         ConfigurationError: If `option` is unknown.

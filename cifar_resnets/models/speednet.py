@@ -1,6 +1,4 @@
-"""SpeedNet: few, wide layers that reach 94 % in ten epochs."""
-
-from __future__ import annotations
+"""SpeedNet: few, wide layers that reach 94 % in ten epochs; the network of airbench."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +13,7 @@ __all__ = ["SpeedNet"]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Build a batch norm that follows the last few batches, whose scale stays 1.
+    """Builds a batch norm with a fast running average and a frozen scale of 1.
 
     Args:
         channels: Channels coming in and going out.
@@ -26,16 +24,16 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class ConvGroup(nn.Module):
-    """3x3 convolutions with batch norm and GELU, the output of the first of which is max-pooled."""
+    """3x3 convolutions with batch norm and GELU; the output of the first is max-pooled."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, residual: bool) -> None:
-        """Build the group.
+        """Builds the group.
 
         Args:
             in_channels: Channels coming in.
             out_channels: Channels going out.
-            depth: Convolutions.
-            residual: Whether what the first convolution makes is added to what the last one makes.
+            depth: Number of convolutions.
+            residual: Whether the output of the first convolution is added to that of the last one.
         """
         super().__init__()
         self.conv1 = conv3x3(in_channels, out_channels)
@@ -48,7 +46,7 @@ class ConvGroup(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, halve height and width, and convolve again.
+        """Convolves, halves height and width, and convolves again.
 
         Args:
             x: Features (n, in_channels, h, w).
@@ -79,14 +77,14 @@ class SpeedNet(TimmNetwork):
         drop_rate: float = 0.0,
         global_pool: str = "max",
     ) -> None:
-        """Build the network.
+        """Builds the network.
 
         Args:
             num_classes: Length of the logits; 0 makes the network return its pooled features.
             in_chans: Channels of the images.
             widths: Channels of each group.
-            depth: Convolutions of each group.
-            residual: Whether each group adds what its first convolution makes to what its last one makes.
+            depth: Convolutions in each group.
+            residual: Whether each group adds the output of its first convolution to that of its last one.
             logit_scale: Factor of the logits, above 0.
             drop_rate: Probability of the dropout before the classifier.
             global_pool: "max", "avg", or "" for none, which needs num_classes=0.
@@ -112,7 +110,7 @@ class SpeedNet(TimmNetwork):
         self.add_head(global_pool, widths[-1], num_classes, drop_rate, bias=False)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return what the last group sees in the images.
+        """Returns the features of the last group.
 
         Args:
             images: Normalised images (n, in_chans, h, w), 9 by 9 pixels or larger.
@@ -126,17 +124,17 @@ class SpeedNet(TimmNetwork):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the features and classify them, scaled; see `TimmNetwork.forward_head`."""
-        # before the classifier, so that it gives the logits of the pooled features, as timm has it
+        """Pools and classifies features, scaled by `logit_scale`; see `TimmNetwork.forward_head`."""
+        # Scaled before pooling, so that the classifier maps pooled features to logits, as timm expects.
         return super().forward_head(features * self.logit_scale, pre_logits)
 
 
-# timm looks for this very name when a network of this module is registered.
+# `register_model` reads this variable of the module.
 default_cfgs = generate_default_cfgs({"cifar_speednet": cifar_cfg()})
 
 
 @register_model
 def cifar_speednet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build SpeedNet: 1,972,792 parameters."""
+    """Builds SpeedNet: 1,972,792 parameters."""
     num_stages = len(kwargs.get("widths", (64, 256, 256)))
     return build_network(SpeedNet, "cifar_speednet", pretrained, num_stages=num_stages, **kwargs)

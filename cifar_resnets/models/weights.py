@@ -1,4 +1,4 @@
-"""Weights from files: checkpoints of ours, state dicts, and what the common public trainers for CIFAR write."""
+"""Loads weights from files: checkpoints of this project, state dicts, and files of common public CIFAR trainers."""
 
 import codecs
 import os
@@ -20,13 +20,13 @@ __all__ = ["load_weights", "read_file"]
 
 State = Mapping[str, Tensor]
 
-# Where trainers put the state dict beside the epoch, the accuracy and the optimizer.
+# Keys under which trainers save the state dict, beside the epoch, the accuracy and the optimizer.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
-# What DataParallel, torch.compile and other trainers' own modules put before every name.
+# Prefixes that DataParallel, torch.compile and other trainers' modules add to every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CLASSIFIERS = ("linear", "classifier", "fc")
 NUM_SHOWN = 8
-# An accuracy beside the weights is often a number of NumPy's: data, but to torch an object like any other.
+# An accuracy beside the weights is often a NumPy scalar, which torch refuses unless it is listed.
 _scalar: Any = np.float64().__reduce__()[0]
 NUMPY_NUMBERS: list[Any] = [
     _scalar,
@@ -38,22 +38,21 @@ NUMPY_NUMBERS: list[Any] = [
 
 
 def load_weights(module: nn.Module, file: str | Path) -> None:
-    """Replace all weights and statistics of a network by those of a file, or none of them if they do not fit.
+    """Loads all weights and statistics of a network from a file, or none of them if they do not fit.
 
-    The file is a checkpoint of ours, a state dict, or a dict with one under `state_dict`, `model_state_dict`,
-    `model` or `net`. A prefix that all names have (`module.`, `_orig_mod.`, `model.`, `net.`) is taken off. Names
-    that the network does not have are read as the usual other ones, where it has those: `linear`, `classifier` or
-    `fc` for the classifier, `shortcut` for `downsample` and the reverse.
+    The file is a checkpoint of this project, a state dict, or a dict with one under `state_dict`,
+    `model_state_dict`, `model` or `net`. A prefix that all names share (`module.`, `_orig_mod.`, `model.`, `net.`)
+    is removed. A name that the network does not have is replaced by its common synonym if the network has that:
+    `linear`, `classifier` or `fc` for the classifier, `shortcut` for `downsample` and the reverse.
 
     Args:
-        module: The network, or a module whose attribute `network` it is. Its precision, device and memory format
-            stay.
+        module: The network, or a module that holds it as `network`. Precision, device and memory format are kept.
         file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`. Python objects in it
             are refused, not executed.
 
     Raises:
         CheckpointError: If the file is missing, damaged or holds no state dict; if a value is not finite; or if a
-            name is missing, unexpected, there twice, or of another shape. `num_batches_tracked` may be missing.
+            name is missing, unexpected, duplicate, or of another shape. `num_batches_tracked` may be missing.
     """
     network = getattr(module, "network", module)
     where, own = f"weights: {file}", network.state_dict()
@@ -65,14 +64,14 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
 
 
 def read_file(file: str | Path, argument: str) -> Any:
-    """Read tensors and primitives from a file, onto the CPU; never code.
+    """Reads tensors and primitives from a file, onto the CPU; executes no code.
 
     Args:
         file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`.
-        argument: What the user gave the file with, for the message.
+        argument: Name of the user's argument, for the error message.
 
     Returns:
-        What was saved.
+        The saved object.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or holds Python objects.
@@ -81,10 +80,10 @@ def read_file(file: str | Path, argument: str) -> Any:
         what = f"{file} is a folder" if os.path.isdir(file) else f"there is no file {file}"
         raise CheckpointError(f"{argument}: {what}, give a checkpoint of a fit or a state dict")
     try:
-        # torch warns of what becomes an error below, or makes no difference to tensors
+        # torch's warnings either become an error below, or do not concern tensors
         with warnings.catch_warnings(action="ignore"):
             return _read(Path(file))
-    except Exception as error:  # whatever a damaged file makes zipfile, pickle or torch raise
+    except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
         raise CheckpointError(f"{argument}: {file} {_reason(error)}") from error
 
 
@@ -105,7 +104,7 @@ def _reason(error: Exception) -> str:
         return "needs a package that is not installed: pip install safetensors"
     if isinstance(error, PermissionError):
         return f"cannot be read: {error.strerror}"
-    # torch's text for an unknown byte advises to switch its safety off
+    # torch's text for an unpickling error advises to disable `weights_only`
     lines = [] if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()
     return "is damaged, or no file of torch.save or safetensors" + (f": {_cut(lines[0])}" if lines else "")
 
@@ -121,7 +120,7 @@ def _find_state(content: Any, where: str) -> Mapping[str, Any]:
 
 
 def _states(content: Any) -> Iterator[Mapping[str, Any]]:
-    """Find the state dicts in nested dicts, innermost first: a best accuracy beside them may be a tensor, too."""
+    """Yields the innermost state dicts of nested dicts; a dict around one may hold tensors, too, such as an EMA."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return
     inner = [state for key in CONTAINERS for state in _states(content.get(key))]
@@ -131,7 +130,7 @@ def _states(content: Any) -> Iterator[Mapping[str, Any]]:
 
 def _strip_prefixes(state: Mapping[str, Any], own: State) -> Mapping[str, Any]:
     while not own.keys() & state.keys():
-        # a checkpoint of ours may also hold what belongs to the metrics
+        # a checkpoint of this project may also hold the state of metrics
         ours = [name for name in state if name.startswith("network.")]
         prefix = "network." if ours else next((p for p in PREFIXES if all(n.startswith(p) for n in state)), "")
         if not prefix:
@@ -172,18 +171,18 @@ def _classifier_name(network: nn.Module) -> str:
 
 
 def _check_names(state: State, own: State, where: str) -> None:
-    both = [name for name in own if name in state and not _is_like(state[name], own[name])]
+    both = [name for name in own if name in state and not _fits(state[name], own[name])]
     found = {
         "of another shape": [f"{n}: file {_describe(state[n])}, network {_describe(own[n])}" for n in both],
         "missing": [n for n in own if n not in state and not n.endswith("num_batches_tracked")],
         "unexpected": [name for name in state if name not in own],
     }
-    parts = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in found.items() if names]
+    parts = [f"{len(names)} {kind} ({_join_names(names)})" for kind, names in found.items() if names]
     if parts:
         raise CheckpointError(f"{where} is not of this network: {'; '.join(parts)}; give the network it was made for")
 
 
-def _is_like(value: Tensor, own: Tensor) -> bool:
+def _fits(value: Tensor, own: Tensor) -> bool:
     return value.shape == own.shape and (value.is_floating_point() or not own.is_floating_point())
 
 
@@ -191,13 +190,13 @@ def _describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" of {tensor.dtype}")
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = f", and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
     return ", ".join(_cut(name) for name in names[:NUM_SHOWN]) + more
 
 
 def _cut(text: str) -> str:
-    """Keep what a file says within one line."""
+    """Shortens text from a file to one line."""
     return textwrap.shorten(text, 120, placeholder="...")
 
 

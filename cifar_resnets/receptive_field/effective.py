@@ -5,8 +5,6 @@ networks", section 3: the gradient of a unit in the centre with respect to the i
 batch. Departure: the pixel with the largest gradient takes the place of the centre.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,17 +24,15 @@ THRESHOLD = 1 - 0.9545  # of the largest gradient, from which on a pixel counts
 
 
 def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """How much each pixel matters to the unit in the centre of a layer.
-
-    Nothing of the module changes: neither its mode, nor its gradients, nor its buffers.
+    """Measures how much each pixel influences the unit in the centre of a layer.
 
     Args:
-        module: a network.
+        module: a network; it is not changed.
         images: normalised images (n, c, h, w), on its device.
         layer: name of one of its modules.
 
     Returns:
-        Mean magnitude of the gradient (h, w), its largest value 1; on the CPU.
+        Mean magnitude of the gradient (h, w), scaled to a maximum of 1, on the CPU.
 
     Raises:
         ConfigurationError: when there is no such layer, or its output is no tensor of features (n, c, h', w').
@@ -55,7 +51,7 @@ def effective_field(module: nn.Module, images: Tensor, layer: str) -> Tensor:
 
 
 def effective_size(field: Tensor) -> float:
-    """Side in pixels of a square as large as the area of the pixels that count, of a field (h, w)."""
+    """Returns the side in pixels of a square with the area of the pixels of a field (h, w) above THRESHOLD."""
     return math.sqrt(int((field > THRESHOLD * field.max()).sum()))
 
 
@@ -72,7 +68,7 @@ def stage_names(module: nn.Module) -> list[str]:
 
 
 def follow_layers(module: nn.Module, size: Sequence[int], layers: Sequence[str] | None = None) -> dict[str, Features]:
-    """What some layers see of an image, in theory.
+    """Returns the theoretical fields of some layers.
 
     Args:
         module: a network.

@@ -1,6 +1,4 @@
-"""Notices where values of a tensor leave PyTorch's sight."""
-
-from __future__ import annotations
+"""Detects where a network reads the values of a tensor outside of PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +18,10 @@ ESCAPES = {
 
 
 class Escapes(TorchFunctionMode):
-    """Notices where values of a tensor leave PyTorch's sight, by which they could come back as if from nowhere.
+    """Detects access to the values of a tensor outside of PyTorch, which cannot be traced.
 
     Args:
-        escaped: is called with the tensor and the name of the attribute.
+        escaped: called with the tensor and the name of the attribute.
     """
 
     def __init__(self, escaped: Callable[[Tensor, str], None]) -> None:

@@ -1,7 +1,7 @@
-"""Where the axes of the image lie in the dimensions of a tensor, through any reshaping.
+"""Features: a tensor's dimensions, and the receptive fields along the axes of the image in them.
 
 A dimension is a product of parts: channels, heads or batch (plain parts), and units along the image's height and
-width. `flatten(2)` makes one dimension of two parts, a channel shuffle splits a plain one, windows split an axis.
+width. `flatten(2)` makes one dimension of two parts, a channel shuffle splits a plain part, windows split an axis.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from cifar_resnets.receptive_field.fields import Axis, image_axis, merge_axes
 
-__all__ = ["HEIGHT", "TOKENS", "WIDTH", "Dimension", "Features", "Part", "image_features", "merge_features"]
-
 HEIGHT, WIDTH = "height", "width"
-TOKENS = "tokens"  # units along both axes and others that see nothing, such as class tokens, in one row
+TOKENS = "tokens"  # a row of units along both axes, and of tokens without a field, such as class tokens
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Part:
         size: of the factor.
         axis: HEIGHT, WIDTH or TOKENS; empty for a plain part.
         stride: units of the axis from one index to the next.
-        rows: what lies one after the other in a part of TOKENS.
+        rows: the concatenated dimensions of a part of TOKENS.
     """
 
     size: int
@@ -40,12 +38,12 @@ Dimension = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Features:
-    """What the elements of a tensor see of the image.
+    """The layout and the receptive fields of a tensor.
 
     Args:
         layout: the parts of each dimension.
-        axes: of the image, by name; none if the tensor does not depend on the image. An axis without a part in the
-            layout is one that all elements see the same of, as after a global pooling.
+        axes: of the image, by name; empty if the tensor does not depend on the image. If the layout has no part of an
+            axis, all elements have the same field along it, as after a global pooling.
     """
 
     layout: tuple[Dimension, ...]
@@ -53,27 +51,27 @@ class Features:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return tuple(math.prod(part.size for part in dimension) for dimension in self.layout)
 
     @property
     def sees_all(self) -> bool:
-        """Whether each element sees all of the image."""
+        """Whether each element sees the whole image."""
         return all(axis.sees_all for axis in self.axes.values())
 
     def parts(self, name: str) -> list[Part]:
-        """The parts of an axis, TOKENS among them."""
+        """Returns the parts of an axis, including TOKENS."""
         return [part for dimension in self.layout for part in dimension if part.axis in (name, TOKENS)]
 
     def is_fixed(self, name: str) -> bool:
-        """Whether all elements see the same along an axis of the image."""
+        """Returns whether all elements have the same field along an axis of the image."""
         return not self.parts(name)
 
     def reshaped(self, shape: Sequence[int]) -> Features:
-        """After a view; dimensions that stay at either end keep their parts.
+        """Returns the features after a view; unchanged dimensions at either end keep their parts.
 
         Raises:
-            ValueError: when it splits units of the image in a way that cannot be followed.
+            ValueError: when the view splits units of the image in a way that cannot be followed.
         """
         old = self.shape
         if math.prod(old) != math.prod(shape):
@@ -85,26 +83,25 @@ class Features:
         return replace(self, layout=(*self.layout[:head], *dimensions, *self.layout[len(old) - tail :]))
 
     def permuted(self, order: Sequence[int]) -> Features:
-        """After a permutation of the dimensions."""
+        """Returns the features after a permutation of the dimensions."""
         return replace(self, layout=tuple(self.layout[dimension] for dimension in order))
 
     def with_dimension(self, index: int, dimension: Dimension) -> Features:
-        """With another dimension in the place of one."""
+        """Returns the features with one dimension replaced."""
         return replace(self, layout=(*self.layout[:index], dimension, *self.layout[index:][1:]))
 
     def collapsed(self, indices: Iterable[int]) -> Features:
-        """Each element sees what all elements along some dimensions see, which then have size 1.
+        """Returns the features after a reduction over some dimensions, which then have size 1.
 
         Raises:
-            ValueError: when a dimension holds a part of an axis whose other parts lie elsewhere, except where whole
-                blocks of neighbours collapse.
+            ValueError: when a dimension holds only a part of an axis, unless it holds whole blocks of neighbours.
         """
         features = self
-        gone = {part for index in indices for part in self.layout[index] if part.axis}
+        reduced = {part for index in indices for part in self.layout[index] if part.axis}
         for name, axis in self.axes.items():
-            if touched := [part for part in gone if part.axis in (name, TOKENS)]:
-                rest = [part for part in self.parts(name) if part not in touched]
-                features = features._coarser(name, touched, axis) if rest else features._without(name, axis)
+            if removed := [part for part in reduced if part.axis in (name, TOKENS)]:
+                rest = [part for part in self.parts(name) if part not in removed]
+                features = features._coarser(name, removed, axis) if rest else features._without(name, axis)
         for index in indices:
             features = features.with_dimension(index, ())
         return features
@@ -112,8 +109,8 @@ class Features:
     def _without(self, name: str, axis: Axis) -> Features:
         return replace(self, axes={**self.axes, name: axis.joined()})
 
-    def _coarser(self, name: str, touched: list[Part], axis: Axis) -> Features:
-        [block, *others] = touched
+    def _coarser(self, name: str, removed: list[Part], axis: Axis) -> Features:
+        [block, *others] = removed
         if others or block.stride != 1 or block.axis == TOKENS:
             raise ValueError(f"mixes units that are no neighbours along the {name}")
         coarse = axis.window(axis.size // block.size, kernel=block.size, stride=block.size)
@@ -121,10 +118,10 @@ class Features:
         return Features(layout, {**self.axes, name: coarse})
 
     def full_axis(self, index: int) -> str:
-        """The name of the axis that a dimension holds, empty if it is plain.
+        """Returns the name of the axis that a dimension holds; empty if it is plain.
 
         Raises:
-            ValueError: when it holds only a part of one, or more.
+            ValueError: when it holds more than one axis, or only a part of one.
         """
         names = [part.axis for part in self.layout[index] if part.axis]
         if not names:
@@ -136,22 +133,22 @@ class Features:
 
 
 def image_features(shape: Sequence[int]) -> Features:
-    """A batch of images (n, c, h, w)."""
+    """Returns the features of a batch of images (n, c, h, w)."""
     n, channels, height, width = shape
     layout = ((Part(n),), (Part(channels),), (Part(height, HEIGHT),), (Part(width, WIDTH),))
     return Features(layout, {HEIGHT: image_axis(height), WIDTH: image_axis(width)})
 
 
 def plain_layout(shape: Iterable[int]) -> tuple[Dimension, ...]:
-    """Dimensions that have nothing to do with the image."""
+    """Returns dimensions without units of the image."""
     return tuple(_canonical([Part(size)]) for size in shape)
 
 
 def merge_features(inputs: Sequence[Features], shape: Sequence[int]) -> Features:
-    """The features of the given shape where branches meet, by an operation on elements, with broadcasting.
+    """Returns the features after an elementwise operation on branches, broadcast to a shape.
 
     Raises:
-        ValueError: when they do not lie alike.
+        ValueError: when their layouts or their shapes do not match.
     """
     inputs = [_stretched(features, shape) for features in inputs]
     layout = tuple(_same([features.layout[index] for features in inputs], size) for index, size in enumerate(shape))
@@ -165,12 +162,12 @@ def _merged_axis(inputs: Sequence[Features], name: str) -> Axis:
     fixed = [features.axes[name] for features in inputs if features.is_fixed(name)]
     if not moving:
         return merge_axes(fixed)
-    # what all units see in common lies anywhere relative to a single one
+    # relative to a single unit, the common field of all units may lie anywhere
     return merge_axes(moving).seeing_all() if fixed else merge_axes(moving)
 
 
 def _stretched(features: Features, shape: Sequence[int]) -> Features:
-    """Broadcast: missing dimensions come first, those of size 1 lose their parts where the others' are longer."""
+    """Broadcasts features to a shape: adds missing dimensions in front, and removes the parts of stretched ones."""
     layout = ((),) * (len(shape) - len(features.layout)) + features.layout
     sizes = ((1,) * (len(shape) - len(features.layout))) + features.shape
     if any(have not in (1, want) for have, want in zip(sizes, shape, strict=True)):
@@ -221,7 +218,7 @@ def _split(part: Part, outer: int) -> tuple[Part, Part]:
 
 
 def _canonical(parts: Sequence[Part]) -> Dimension:
-    """Joins what lies side by side as if it had never been split."""
+    """Joins neighbouring parts that belong together, and removes plain parts of size 1."""
     joined: list[Part] = []
     for part in parts:
         last = joined[-1] if joined else None

@@ -1,6 +1,4 @@
-"""A network without nonlinearities, in which a gradient flows from each unit to every pixel that it sees."""
-
-from __future__ import annotations
+"""Runs a network without nonlinearities, so that a gradient flows from each unit to every pixel that it sees."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Transparent"]
+from cifar_resnets.receptive_field.rules.base import each
 
-LEFT_OUT = {
+SKIPPED = {
     *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "gelu", "silu"),
     *("silu_", "mish", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_"),
     *("tanh", "tanh_"),
@@ -21,13 +19,13 @@ LEFT_OUT = {
 }
 
 
-class Transparent(TorchFunctionMode):
-    """Leaves out activations and norms, and lets max pooling add up its window."""
+class Linearized(TorchFunctionMode):
+    """Skips activations and norms, and replaces max pooling with the sum of its window."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").removeprefix("_")
-        if name in LEFT_OUT:
+        if name in SKIPPED:
             return args[0] if args else kwargs["input"]
         if name in ("max_pool2d", "max_pool2d_with_indices"):
             return _sum_pool(*args, **kwargs)
@@ -47,9 +45,9 @@ def _sum_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """Max pooling's windows, added up: a convolution with ones, of each channel by itself."""
-    kernel, padding, dilation = (_two(value) for value in (kernel_size, padding, dilation))
-    stride = _two(stride or kernel)
+    """Sums the windows of max pooling: a depthwise convolution with ones."""
+    kernel, padding, dilation = (each(value, 2) for value in (kernel_size, padding, dilation))
+    stride = each(stride or kernel, 2)
     pads = []
     for size, k, s, p, d in zip(images.shape[2:], kernel, stride, padding, dilation, strict=True):
         span = size + 2 * p - d * (k - 1) - 1
@@ -60,12 +58,3 @@ def _sum_pool(
     ones = images.new_ones(images.shape[1], 1, *kernel)
     padded = F.pad(images, (left, right, top, bottom))
     return F.conv2d(padded, ones, stride=stride, dilation=dilation, groups=images.shape[1])
-
-
-def _two(value: Any) -> tuple[int, int]:
-    first, second = (
-        value
-        if isinstance(value, (tuple, list)) and len(value) == 2
-        else 2 * (value[0] if isinstance(value, (tuple, list)) else value,)
-    )
-    return first, second

@@ -1,12 +1,10 @@
-"""The receptive field as measured: the pixels that have a gradient with respect to one unit.
+"""Measured receptive fields: the pixels that have a gradient with respect to one unit.
 
-This is the proof of the table in `receptive_field`, and shares none of its arithmetic: the network is run, and PyTorch
-goes back from a unit to the image. So that nothing but the paths counts, activations and norms are made transparent,
-all weights are positive, max pooling adds up its window, and the image is long enough not to clip the field. Between
-layers, gradients are set to 0 or 1, since those at the rim of a deep network's field are too small to be represented.
+This verifies `theory.py` without its arithmetic: the network is run, and PyTorch computes the gradient from a unit to
+the image. So that only the paths matter, activations and norms are skipped, all weights are positive, max pooling sums
+its window, and the image is long enough to contain the field. Between layers, gradients are set to 0 or 1, because
+those at the border of a deep network's field are too small to be represented.
 """
-
-from __future__ import annotations
 
 import contextlib
 import math
@@ -20,28 +18,26 @@ from torch import Tensor, nn
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
 from cifar_resnets.receptive_field.fields import Axis
-from cifar_resnets.receptive_field.linearize import Transparent
+from cifar_resnets.receptive_field.linearize import Linearized
 from cifar_resnets.receptive_field.tracer import InputSize, Tracer, trace
 from cifar_resnets.support.sandbox import evaluating, exchanged
 
-__all__ = ["Measurement", "verify"]
-
-# Each layer takes a pass back through all before it. Where all together would take longer than so many multiply-adds,
-# a few minutes, fewer layers are measured, evenly spaced.
+# Each layer takes a backward pass. If all of them would take more multiply-adds than these, a few minutes, a part of
+# the layers is measured, evenly spaced.
 BUDGET = 5e12
 MIN_MEASURED = 20
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The field of a unit of one layer.
+    """The field of a unit of one layer. Pairs are height and width.
 
     Args:
         layer: name of the module.
-        theory: first and last pixel by `receptive_field`, for height and width; infinite for the whole image.
-        measured: the same by gradient.
-        size: pixels of the image on which it was measured, for height and width.
-        left_over: pixels at the image's end that strides may pass over, for height and width.
+        theory: first and last pixel in theory; infinite for the whole image.
+        measured: first and last pixel with a gradient.
+        size: pixels of the image on which the field was measured.
+        left_over: largest number of pixels at the image's end that strides may skip.
     """
 
     layer: str
@@ -52,13 +48,13 @@ class Measurement:
 
     @property
     def field(self) -> tuple[int, int]:
-        """Pixels from the first to the last that has a gradient, for height and width."""
+        """Number of pixels from the first to the last with a gradient."""
         (top, bottom), (left, right) = self.measured
         return bottom - top + 1, right - left + 1
 
     @property
     def agrees(self) -> bool:
-        """Whether both ends are the same along both axes; the image's border where the theory reaches beyond it."""
+        """Whether theory, clipped to the image, and measurement have the same ends along both axes."""
         axes = zip(self.theory, self.measured, self.size, self.left_over, strict=True)
         return all(_agree(*axis) for axis in axes)
 
@@ -74,10 +70,10 @@ def verify(module: nn.Module, input_size: InputSize = 32) -> dict[str, Measureme
 
     Args:
         module: any network that takes a batch of images (n, c, h, w). It is not changed.
-        input_size: see `summarize`; what is measured on is as long as the fields demand.
+        input_size: see `summarize`; fields are measured on an image that is large enough for them.
 
     Returns:
-        For each layer whose units can be told apart by their place in the image, or see all of it, a measurement.
+        A measurement for each layer whose units have a place in the image, or see the whole image.
 
     Raises:
         ConfigurationError: when the network takes no images of other sizes.
@@ -107,30 +103,30 @@ def _both(layer: str, height: _OneAxis, width: _OneAxis) -> Measurement:
 
 def _along(module: nn.Module, input_size: InputSize, name: str) -> dict[str, _OneAxis]:
     """Measures along one axis, on an image that is long in its direction and thin in the other."""
-    tracer = _on_a_strip(module, input_size, name)
-    followed = dict(tracer.outputs)  # of a module that is called several times, the last call
-    cost = sum(record.step.macs for record in tracer.records)
+    tracer = _trace_strip(module, input_size, name)
+    followed = dict(tracer.outputs)  # the last call of a module that is called several times
+    cost = sum(record.operation.macs for record in tracer.records)
     count = max(MIN_MEASURED, int(BUDGET / max(1, cost)))
-    chosen = _spread([layer for layer in _rows(tracer, followed, name) if _acts(module, layer)], count)
+    chosen = _spread([layer for layer in _rows(tracer, followed, name) if not _is_skipped(module, layer)], count)
     found = {}
     with torch.inference_mode(False), torch.enable_grad():
         images = torch.ones(1, *tracer.size, requires_grad=True)
-        outputs = _run_transparent(module, images, set(chosen))
+        outputs = _run_linearized(module, images, set(chosen))
         for layer in (layer for layer in chosen if layer in outputs):
             found[layer] = _measure(images, outputs[layer], followed[layer], name)
     return found
 
 
-def _on_a_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
-    """Follows an image on which one unit of each layer sees nothing of the border, if the network takes any size."""
+def _trace_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
+    """Traces an image that contains the field of one unit of each layer, if the network takes images of any size."""
     tracer, _ = trace(module, input_size)
     channels, height, width = tracer.size
     fields = [features.axes[name] for _, features in tracer.outputs if name in features.axes]
-    apart = max(axis.jump for axis in fields)
-    moving = [axis for axis in fields if axis.size > 1 and not axis.sees_all] or fields
-    # whole multiples for networks that halve often, and the remainder that the network's strides go up in
-    thin, side = max(16, math.ceil(apart)), height if name == HEIGHT else width
-    long = side % thin + thin * math.ceil((max(_end(axis) for axis in moving) + 2 * apart) / thin)
+    jump = max(axis.jump for axis in fields)
+    local = [axis for axis in fields if axis.size > 1 and not axis.sees_all] or fields
+    # a multiple of the largest jump, for networks that halve often, plus the remainder of the original side
+    thin, side = max(16, math.ceil(jump)), height if name == HEIGHT else width
+    long = side % thin + thin * math.ceil((max(_end(axis) for axis in local) + 2 * jump) / thin)
     thins = [thin, 2 * thin, 4 * thin, width if name == HEIGHT else height]
     sizes = [(long, each) if name == HEIGHT else (each, long) for each in thins]
     for size in sizes:
@@ -140,7 +136,7 @@ def _on_a_strip(module: nn.Module, input_size: InputSize, name: str) -> Tracer:
 
 
 def _inside(axis: Axis) -> int:
-    """The first unit whose field begins inside the image."""
+    """Returns the first unit whose field begins inside the image."""
     return next(unit for unit in range(axis.size + 10**6) if axis.at(unit).low >= 0)
 
 
@@ -149,7 +145,7 @@ def _end(axis: Axis) -> float:
 
 
 def _rows(tracer: Tracer, followed: Mapping[str, Features], name: str) -> list[str]:
-    """The layers of the table that are the output of a module."""
+    """Returns the layers of the table whose row is the output of a module."""
     rows = {record.layer: record.output.axes.get(name) for record in tracer.records}
     return [
         layer
@@ -165,20 +161,18 @@ def _can_measure(features: Features, name: str) -> bool:
 
 
 def _dimension(features: Features, name: str) -> int | None:
-    """The dimension of a tensor that holds the axis and nothing else."""
+    """Returns the dimension of a tensor that holds the axis and nothing else; None if there is none."""
     return next((i for i, parts in enumerate(features.layout) if [part.axis for part in parts] == [name]), None)
 
 
-def _acts(module: nn.Module, layer: str) -> bool:
-    """Whether a module is more than an activation or a norm, which are transparent anyway."""
+def _is_skipped(module: nn.Module, layer: str) -> bool:
+    """Returns whether a module is an activation, a batch norm or a dropout, which do not change the field."""
     name = type(module.get_submodule(layer)).__module__
-    return not name.startswith(
-        ("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout")
-    )
+    return name.startswith(("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout"))
 
 
 def _spread(layers: Sequence[str], count: int) -> list[str]:
-    """So many layers, the first and the last among them."""
+    """Selects up to `count` layers, evenly spaced, the first and the last among them."""
     if len(layers) <= count:
         return list(layers)
     return [layers[round(index * (len(layers) - 1) / (count - 1))] for index in range(count)]
@@ -198,13 +192,13 @@ def _measure(images: Tensor, output: Tensor, features: Features, name: str) -> _
     return _OneAxis((field.low, field.high), (first, last), images.shape[along], math.ceil(axis.jump) - 1)
 
 
-def _run_transparent(module: nn.Module, images: Tensor, layers: set[str]) -> dict[str, Tensor]:
-    """The outputs of some layers of the network with positive weights and without nonlinearities."""
+def _run_linearized(module: nn.Module, images: Tensor, layers: set[str]) -> dict[str, Tensor]:
+    """Returns the outputs of some layers of the network with positive weights and without nonlinearities."""
     outputs: dict[str, Tensor] = {}
-    with evaluating(module), _noting(module, layers, outputs):
+    with evaluating(module), _recording(module, layers, outputs):
         torch.manual_seed(0)
         try:
-            with exchanged(module, _positive), Transparent():
+            with exchanged(module, _positive), Linearized():
                 module(images)
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             height, width = images.shape[2:]
@@ -219,8 +213,8 @@ def _positive(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _noting(module: nn.Module, layers: set[str], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Notes the outputs of some layers, and evens out values and gradients between all of them."""
+def _recording(module: nn.Module, layers: set[str], outputs: dict[str, Tensor]) -> Iterator[None]:
+    """Records the outputs of some layers, and replaces values and gradients between all layers by those of `_Even`."""
 
     def hook(name: str) -> Any:
         def even(_: nn.Module, inputs: Any, output: Any) -> Any:
@@ -242,11 +236,11 @@ def _noting(module: nn.Module, layers: set[str], outputs: dict[str, Tensor]) -> 
 
 
 class _Even(torch.autograd.Function):
-    """Values between 0.25 and 0.75, the same for all elements, and gradients of 0 or 1."""
+    """Replaces all values by the same one from 0.25 to 0.75, and gradients by 0 or 1."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        # drawn anew each time, so that differences such as 1 - gate never cancel
+        # drawn in each call, so that differences such as 1 - gate do not cancel
         return torch.full_like(tensor, 0.25 + 0.5 * float(torch.rand(())))
 
     @staticmethod

@@ -1,6 +1,4 @@
-"""The table of a network's layers: for a terminal, as CSV, Markdown or JSON."""
-
-from __future__ import annotations
+"""Prints the table of a network's layers, for a terminal or as CSV, Markdown or JSON."""
 
 import json
 import math
@@ -16,12 +14,10 @@ from cifar_resnets.receptive_field.measured import Measurement
 from cifar_resnets.receptive_field.theory import Layer, Summary
 from cifar_resnets.support.text import csv_text, markdown_table
 
-__all__ = ["FORMATS", "print_summary"]
-
 FORMATS = ("table", "csv", "markdown", "json")
-WIDE = 120  # columns of a terminal from which all figures fit
+WIDE = 120  # smallest width of a terminal that shows all columns
 
-# the names of the columns in CSV and Markdown, in their order
+# the columns of CSV and Markdown
 COLUMNS = (
     *("layer", "type", "kernel_size", "padding", "stride", "image_size_in", "jump_in", "jump_out", "image_size_out"),
     *("receptive_field_in", "receptive_field_out", "in_channels", "out_channels", "parameters"),
@@ -33,13 +29,13 @@ Measurements = Mapping[str, Measurement] | None
 
 
 def print_summary(summary: Summary, style: str, console: Console, measurements: Measurements = None) -> None:
-    """Prints a summary, with what was measured of it.
+    """Prints a summary, with a column of measurements if they are given.
 
     Args:
         summary: of a network.
         style: one of FORMATS.
         console: to print on.
-        measurements: by layer; no column of them if not given.
+        measurements: by layer.
     """
     if style == "table":
         console.print(_table(summary, console.width >= WIDE, measurements))
@@ -59,14 +55,14 @@ def print_summary(summary: Summary, style: str, console: Console, measurements: 
 
 
 def measured_rows(summary: Summary, measurements: Measurements) -> list[Measurement | None]:
-    """What was measured of each row; of a module with several rows, the last one is its output."""
+    """Returns the measurement of each row; of a module with several rows, the last one is its output."""
     last = {layer.layer: layer for layer in summary.layers}
     found = measurements or {}
     return [found.get(layer.layer) if last[layer.layer] is layer else None for layer in summary.layers]
 
 
 def measured_text(measurement: Measurement | None) -> str:
-    """The measured field and whether it agrees; empty for activations, norms and what was not measured."""
+    """Formats the measured field and whether it agrees with theory; empty for layers that were not measured."""
     if measurement is None:
         return ""
     axes = zip(measurement.field, measurement.theory, measurement.size, strict=True)
@@ -75,15 +71,15 @@ def measured_text(measurement: Measurement | None) -> str:
     return f"{field} {'ok' if measurement.agrees else 'WRONG'}"
 
 
-def pair(values: Sequence[float], infinite: str = "inf", missing: str = "") -> str:
-    """Height and width as one number where they are the same, as `3x1` where not."""
+def pair_text(values: Sequence[float], infinite: str = "inf", missing: str = "") -> str:
+    """Formats height and width as one number if they are equal, else as `3x1`."""
     texts = [infinite if math.isinf(v) else missing if math.isnan(v) else f"{v:.10g}" for v in values]
     return texts[0] if len(set(texts)) == 1 else "x".join(texts)
 
 
 def _row(layer: Layer) -> dict[str, str]:
-    values = asdict(layer)
-    cells = {name: pair(values[name]) if isinstance(values[name], tuple) else str(values[name]) for name in COLUMNS}
+    values = {name: getattr(layer, name) for name in COLUMNS}
+    cells = {name: pair_text(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
     return cells | {"exceeds_image": str(layer.exceeds_image).lower()}
 
 
@@ -101,7 +97,7 @@ def _json(summary: Summary, measurements: Measurements) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity: null where a unit sees the whole image."""
+    """Converts a value to JSON, which has no infinity: null if a unit sees the whole image."""
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float):
@@ -109,14 +105,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# The table for a terminal.
-
-
 def _table(summary: Summary, wide: bool, measurements: Measurements) -> Table:
     channels, height, width = summary.input_size
     title = f"{summary.network}, images of {channels} x {height} x {width}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
-    # where space is short, only these two are cut: all others must not wrap
+    # in a narrow terminal, only these two columns are shortened
     table.add_column("layer", overflow="ellipsis")
     table.add_column("type", overflow="ellipsis", max_width=24 if wide else 11)
     for heading in _headings(wide):
@@ -132,7 +125,7 @@ def _table(summary: Summary, wide: bool, measurements: Measurements) -> Table:
 
 
 def _ending(name: str, length: int) -> str:
-    """The end of a name, which tells layers apart, where it is too long."""
+    """Shortens a name to its end, in which layers differ."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
@@ -143,22 +136,21 @@ def _headings(wide: bool) -> list[str]:
 
 
 def _cells(layer: Layer, wide: bool) -> list[str]:
-    step = pair(layer.stride)
-    kernel = (
-        "" if (window := pair(layer.kernel_size)) == step == "1" and not layer.multiply_adds else f"{window}/{step}"
-    )
+    step = pair_text(layer.stride)
+    window = pair_text(layer.kernel_size)
+    kernel = "" if window == step == "1" and not layer.multiply_adds else f"{window}/{step}"
     if layer.dilation != (1, 1):
-        kernel += f" d{pair(layer.dilation)}"
-    field = pair(layer.receptive_field_out, infinite="image")
+        kernel += f" d{pair_text(layer.dilation)}"
+    field = pair_text(layer.receptive_field_out, infinite="image")
     field += "*" if layer.exceeds_image and field != "image" else " "
-    size, jump = pair(layer.image_size_out), pair([round(jump, 2) for jump in layer.jump_out])
-    narrowest = pair(layer.min_receptive_field_out, infinite="image", missing="?")
+    size, jump = pair_text(layer.image_size_out), pair_text([round(jump, 2) for jump in layer.jump_out])
+    narrowest = pair_text(layer.min_receptive_field_out, infinite="image", missing="?")
     parameters = f"{layer.parameters:,}" if layer.parameters else ""
     if not wide:
         return [kernel, size, str(layer.out_channels), jump, field, narrowest, parameters]
-    padding, macs = pair(layer.padding), f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
+    padding, macs = pair_text(layer.padding), f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
     channels = f"{layer.in_channels} > {layer.out_channels}"
-    return [kernel, "" if padding == "0" else padding, size, channels, jump, field, narrowest, pair(layer.start),
+    return [kernel, "" if padding == "0" else padding, size, channels, jump, field, narrowest, pair_text(layer.start),
             parameters, macs]  # fmt: skip
 
 

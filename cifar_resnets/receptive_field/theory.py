@@ -1,13 +1,10 @@
-"""The receptive field of every layer of a network, from the operations that it really runs.
+"""The theoretical receptive field of every layer, from the operations that a network runs.
 
-The network is run once, on tensors without content, and each operation that it comes to hands on what the elements of
-its result see of the image. So no list of architectures is needed, and control flow of any kind is no obstacle.
+The network is traced once on tensors without content, see `tracer.py`.
 
 Source: Araujo, Norris and Sim (2019), "Computing receptive fields of convolutional neural networks", Distill, sections
-2 to 4; here for each path, with the narrowest one, and through every operation in `operations.RULES`.
+2 to 4; here also for the path with the smallest field, and through every operation in `rules.registry.RULES`.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,31 +13,29 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features
-from cifar_resnets.receptive_field.rules.registry import Pair
+from cifar_resnets.receptive_field.rules.base import Pair
 from cifar_resnets.receptive_field.tracer import InputSize, Record, name_of, trace
-
-__all__ = ["Layer", "Summary", "summarize"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, or an operation outside of any, and what its units see. Pairs are height and width.
+    """A row of the table: a module, or an operation outside of one. Pairs are height and width.
 
     Args:
         layer: name of the module.
         type: class of the module, or name of the operation.
         kernel_size, padding, stride, dilation: in units of the layer before.
         groups: of a convolution.
-        image_size_in, image_size_out: units.
+        image_size_in, image_size_out: number of units.
         jump_in, jump_out: pixels of the image from one unit to the next.
-        receptive_field_in, receptive_field_out: pixels, over all paths; infinite where each unit sees the whole image.
-        min_receptive_field_in, min_receptive_field_out: pixels, through the path that sees least.
-        start: centre of the first unit's field in pixels from the image's border; NaN where it sees the whole image.
+        receptive_field_in, receptive_field_out: pixels, over all paths; infinite if each unit sees the whole image.
+        min_receptive_field_in, min_receptive_field_out: pixels, through the path with the smallest field.
+        start: centre of the first unit's field in pixels from the image's border; NaN if it sees the whole image.
         in_channels, out_channels: of the features.
-        parameters: of the module, where it is called for the first time.
+        parameters: number of the module's parameters at its first call; 0 at later calls.
         multiply_adds: for one image.
         exceeds_image: whether the field is larger than the image, along either axis.
-        note: what a reader should know.
+        note: a remark for the reader.
     """
 
     layer: str
@@ -73,10 +68,10 @@ class Summary:
 
     Args:
         network: name in timm's registry, or class.
-        input_size: channels, height, width of an image.
+        input_size: channels, height and width of an image.
         layers: a row for each.
-        parameters: of the whole network, those of modules that were not called among them.
-        notes: what a reader should know.
+        parameters: number of parameters of the whole network, including modules that were not called.
+        notes: remarks for the reader.
     """
 
     network: str
@@ -87,12 +82,12 @@ class Summary:
 
     @property
     def multiply_adds(self) -> int:
-        """For one image."""
+        """Multiply-adds for one image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
 def summarize(module: nn.Module, input_size: InputSize = 32) -> Summary:
-    """Follows an image through a network.
+    """Computes the receptive fields of all layers of a network.
 
     Args:
         module: any network that takes a batch of images (n, c, h, w). It is not changed.
@@ -112,17 +107,17 @@ def summarize(module: nn.Module, input_size: InputSize = 32) -> Summary:
 
 
 def _layer(record: Record, size: Sequence[int]) -> Layer:
-    step, output = record.step, record.output
-    in_channels, out_channels = step.channels or (_channels(record.inputs[0]), _channels(output))
+    operation, output = record.operation, record.output
+    in_channels, out_channels = operation.channels or (_channels(record.inputs[0]), _channels(output))
     receptive_field = _values(output, "receptive_field")
     return Layer(
         layer=record.layer,
         type=record.type,
-        kernel_size=step.kernel,
-        padding=step.padding,
-        stride=step.stride,
-        dilation=step.dilation,
-        groups=step.groups,
+        kernel_size=operation.kernel,
+        padding=operation.padding,
+        stride=operation.stride,
+        dilation=operation.dilation,
+        groups=operation.groups,
         image_size_in=_sizes(record.inputs[0]),
         image_size_out=_sizes(output),
         jump_in=_values(record.inputs[0], "jump"),
@@ -135,9 +130,9 @@ def _layer(record: Record, size: Sequence[int]) -> Layer:
         in_channels=in_channels,
         out_channels=out_channels,
         parameters=record.parameters,
-        multiply_adds=step.macs,
+        multiply_adds=operation.macs,
         exceeds_image=any(field > side for field, side in zip(receptive_field, size, strict=True)),
-        note=step.note,
+        note=operation.note,
     )
 
 
@@ -157,5 +152,5 @@ def _sizes(features: Features) -> Pair:
 
 
 def _channels(features: Features) -> int:
-    """Values for each unit of the image."""
+    """Returns the number of values for each unit of the image."""
     return math.prod(part.size for dimension in features.layout[1:] for part in dimension if not part.axis)

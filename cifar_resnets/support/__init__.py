@@ -1,1 +1,1 @@
-"""What has nothing to do with networks: atomic files, allocator, sandbox for modules."""
+"""Helpers below all other packages: atomic files, text, constructors' signatures, the allocator, module sandboxes."""

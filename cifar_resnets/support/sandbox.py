@@ -1,6 +1,4 @@
-"""A network that gradients can flow through without a trace, whatever mode it and PyTorch are in."""
-
-from __future__ import annotations
+"""Runs a network, with or without gradients, in any mode of PyTorch, and restores it afterwards."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +14,22 @@ __all__ = ["like_network", "plain_network", "random_numbers_kept", "sandboxed"]
 
 
 def plain_network(network: nn.Module) -> nn.Module:
-    """The network that `torch.compile` wrapped, or the network itself."""
+    """Returns the network that `torch.compile` has wrapped, or the network itself."""
     return getattr(network, "_orig_mod", network)
 
 
 @contextmanager
 def sandboxed(network: nn.Module, images: Tensor) -> Iterator[None]:
-    """Makes a network one of constants, uncompiled, in evaluation mode; gradients are on, autocast is off.
+    """Turns parameters into constants and compilation off, in evaluation mode; gradients are on, autocast is off.
 
     Since no parameter requires a gradient within, a graph begins where a tensor is made to require one, frozen
-    parameters make no difference, and no parameter ever gets a gradient. Afterwards everything is as before: modes,
-    parameters, buffers, what modules remember, the random numbers of PyTorch's CPU, NumPy and Python, and the caller's
+    parameters make no difference, and no parameter gets a gradient. At the end, everything is restored: modes,
+    parameters, buffers, attributes of modules, the random numbers of PyTorch's CPU, NumPy and Python, and the caller's
     gradient, inference and autocast modes.
 
     Args:
-        network: without its compiling wrapper.
-        images: that it is to run on.
+        network: without the wrapper of `torch.compile`.
+        images: the images that it will run on.
     """
     with (
         torch.inference_mode(False),
@@ -46,15 +44,15 @@ def sandboxed(network: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def like_network(network: nn.Module, images: Tensor) -> Tensor:
-    """A copy of images on the device and in the precision of a network, which gradients can be taken of."""
+    """Copies images to the device and precision of a network, so that gradients can be taken with respect to them."""
     tensors = chain(network.parameters(), network.buffers(), [images])
-    place = next(tensor for tensor in tensors if tensor.is_floating_point())
-    # detached first, cloned second: a view of an inference tensor stays one
-    return images.detach().to(place.device, place.dtype, copy=True)
+    like = next(tensor for tensor in tensors if tensor.is_floating_point())
+    # detached before the copy, because a view of an inference tensor is one, too
+    return images.detach().to(like.device, like.dtype, copy=True)
 
 
 def _constant(tensor: Tensor) -> Tensor:
-    """Parameters without a copy; buffers with one, because a forward pass may write into them."""
+    """Detaches a tensor; copies a buffer, because a forward pass may write into it."""
     shares = isinstance(tensor, nn.Parameter) and not tensor.is_inference()
     return tensor.detach() if shares else tensor.detach().clone()
 
@@ -70,14 +68,14 @@ def random_numbers_kept() -> Iterator[None]:
         random.setstate(of_python)
 
 
-MODULE = frozenset(vars(nn.Module()))  # what every module has, and PyTorch looks after
+MODULE = frozenset(vars(nn.Module()))  # attributes of every module, which PyTorch manages
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Runs a network in evaluation mode; restores its modes, what its modules remember, and the random numbers."""
+    """Puts a network in evaluation mode; restores its modes, attributes and PyTorch's random numbers at the end."""
     modes = {each: each.training for each in module.modules()}
-    memories = {each: _memory(each) for each in module.modules()}
+    attributes = {each: _attributes(each) for each in module.modules()}
     with torch.random.fork_rng(devices=[]):
         module.eval()
         try:
@@ -85,19 +83,19 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         finally:
             for each, mode in modes.items():
                 each.training = mode
-            for each, memory in memories.items():
-                _restore(each, memory)
+            for each, saved in attributes.items():
+                _restore(each, saved)
 
 
 @contextmanager
 def exchanged(module: nn.Module, exchange: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Runs a network with other parameters and buffers.
+    """Replaces the parameters and buffers of a network, and restores them at the end.
 
-    Not by `torch.func.functional_call`, which leaves the others in a module that has two names.
+    `torch.func.functional_call` does not restore those of a module that is registered under two names.
     """
     places: list[Any] = [place for each in module.modules() for place in (each._parameters, each._buffers)]
     contents = [dict(place) for place in places]
-    made: dict[int, Tensor] = {}  # so that what was shared still is
+    made: dict[int, Tensor] = {}  # by the id of the original, so that shared tensors stay shared
     try:
         for place, content in zip(places, contents, strict=True):
             for name, tensor in content.items():
@@ -110,16 +108,16 @@ def exchanged(module: nn.Module, exchange: Callable[[Tensor], Tensor]) -> Iterat
             place.update(content)
 
 
-def _memory(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """A module's own attributes, and the contents of those that hold others, such as a cache."""
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Returns a module's own attributes, each with a copy if it is a container, such as a cache."""
     own = {name: value for name, value in vars(module).items() if name not in MODULE}
     return {name: (value, value.copy() if type(value) in (dict, list, set) else None) for name, value in own.items()}
 
 
-def _restore(module: nn.Module, memory: Mapping[str, tuple[Any, Any]]) -> None:
-    for name in [name for name in vars(module) if name not in MODULE and name not in memory]:
+def _restore(module: nn.Module, attributes: Mapping[str, tuple[Any, Any]]) -> None:
+    for name in [name for name in vars(module) if name not in MODULE and name not in attributes]:
         del vars(module)[name]
-    for name, (value, content) in memory.items():
+    for name, (value, content) in attributes.items():
         vars(module)[name] = value
         if content is None:
             continue

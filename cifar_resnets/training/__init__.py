@@ -1,1 +1,4 @@
-"""Optimizer, schedule, seeds, learning-rate search and the fast training loop."""
+"""Optimizers, schedules, seeding, learning-rate search and the fast training loop.
+
+Start with `schedules.py`; `classifier.py` beside this package puts the parts together.
+"""

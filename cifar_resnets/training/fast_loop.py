@@ -9,8 +9,6 @@ Lightning's loops are private: `lightning<2.7`, and tests/training/test_fast_loo
 logged value and weight with those of the ordinary loop.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

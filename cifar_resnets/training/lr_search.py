@@ -1,6 +1,4 @@
-"""What the curves of one or several range tests say together."""
-
-from __future__ import annotations
+"""The result of a learning-rate search: suggestions from one or several range tests."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,12 +11,12 @@ from cifar_resnets.training.lr_curve import MIN_STEPS, SUGGESTIONS, find_problem
 
 Method = Literal["valley", "steep", "minimum", "slide"]  # the names of SUGGESTIONS
 COLUMNS = ("run", "step", "lr", "loss", "smoothed_loss")
-MAX_SPREAD = 3.0  # largest suggestion of several runs divided by the smallest, from which on they do not agree
+MAX_SPREAD = 3.0  # largest suggestion divided by the smallest; runs with a larger ratio do not agree
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A learning rate, the geometric mean over the runs, and the smallest and largest of them."""
+    """A suggested learning rate: the geometric mean over the runs, the smallest, and the largest."""
 
     value: float
     low: float
@@ -39,21 +37,21 @@ class Search:
 
     @property
     def is_long_enough(self) -> bool:
-        """Whether there are suggestions, and something to be drawn."""
+        """Whether each run is long enough to suggest a rate and to be drawn."""
         return min(len(losses) for losses in self.runs) >= MIN_STEPS
 
     def suggestion(self, method: str) -> Suggestion:
-        """The learning rate that a method suggests, one of `SUGGESTIONS`."""
+        """Returns the learning rate that a method of `SUGGESTIONS` suggests."""
         values = [SUGGESTIONS[method](self.rates[: len(losses)], losses) for losses in self.runs]
         return _combined(values)
 
     @property
     def start(self) -> float:
-        """The rate from which on the loss falls clearly."""
+        """The rate at which the loss begins to fall clearly."""
         return _combined([start_of_descent(self.rates[: len(losses)], losses) for losses in self.runs]).value
 
     def problem(self, method: str) -> str | None:
-        """Why no suggestion can be trusted, and what to do; None where it can."""
+        """Explains why a suggestion cannot be trusted, and what to do; returns None if it can."""
         for losses in self.runs:
             if problem := find_problem(self.rates[: len(losses)], losses):
                 return problem
@@ -64,7 +62,7 @@ class Search:
         return None
 
     def rows(self) -> list[dict[str, float]]:
-        """The numbers, a row a step."""
+        """Returns a row for each step of each run, with the columns `COLUMNS`."""
         return [
             dict(zip(COLUMNS, (run, step, lr, loss, smoothed), strict=True))
             for run, losses in enumerate(self.runs)
@@ -78,5 +76,5 @@ def _combined(values: Sequence[float]) -> Suggestion:
 
 
 def three_digits(rate: float) -> float:
-    """A rate as it is shown, so that a user who types what he sees gets the same run."""
+    """Rounds a rate to the three digits that are displayed, so that typing them repeats the run exactly."""
     return float(f"{rate:.3g}")

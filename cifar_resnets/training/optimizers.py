@@ -1,6 +1,4 @@
-"""Optimizers by name, torch's and timm's, with weight decay where it belongs."""
-
-from __future__ import annotations
+"""Builds optimizers of torch and timm by name, with parameter groups for weight decay and learning rate."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +10,7 @@ from torch import nn
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.support.text import did_you_mean
 
-# what a user means by SGD on images; `optimizer_args` says otherwise
+# the common choice for images; `optimizer_args` overrides it
 SGD_DEFAULTS = {"momentum": 0.9, "nesterov": True}
 
 
@@ -29,15 +27,15 @@ def build_optimizer(
     """Builds the optimizer of a network.
 
     Args:
-        network: whose parameters that require a gradient are optimised.
-        name: a class of `torch.optim` spelt as there (`SGD`, `AdamW`), or one of `timm.optim.list_optimizers()`
-            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead); SGD comes with momentum 0.9 and Nesterov.
+        network: its parameters that require a gradient are optimised.
+        name: a class of `torch.optim` with its capitals (`SGD`, `AdamW`), or one of `timm.optim.list_optimizers()`
+            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead); SGD has momentum 0.9 and Nesterov by default.
         lr: learning rate.
-        weight_decay: factor of the decay.
-        decay_norm_and_bias: decay all parameters; otherwise leave out biases and those of normalisation layers.
+        weight_decay: factor of the weight decay.
+        decay_norm_and_bias: decay all parameters; if false, neither biases nor those of normalisation layers.
         optimizer_args: more arguments of the optimizer.
         norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
-        fused: update all parameters in one kernel, if the optimizer can; `optimizer_args` says otherwise.
+        fused: update all parameters in one kernel, if the optimizer can; `optimizer_args` overrides it.
 
     Raises:
         ConfigurationError: for an unknown name, or arguments that the optimizer does not take.
@@ -50,7 +48,7 @@ def build_optimizer(
                 args = {"fused": True, **args}
             return cls(groups, lr=lr, weight_decay=weight_decay, **args)
         _require_known(name)
-        from timm.optim import create_optimizer_v2  # dozens of optimizers, of which most recipes need none
+        from timm.optim import create_optimizer_v2  # imports dozens of optimizers, which most recipes do not need
 
         return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **args)
     except (TypeError, ValueError) as error:
@@ -69,19 +67,20 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 def parameter_groups(
     network: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, norm_bias_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameters that are trained equally, group by group; the first has the learning rate as it is given.
+    """Groups parameters by learning rate and weight decay; the first group has the learning rate `lr`.
 
     Args:
-        network: whose parameters that require a gradient are grouped.
+        network: its parameters that require a gradient are grouped.
         lr: learning rate.
-        weight_decay: factor of the decay.
-        decay_norm_and_bias: decay all parameters; otherwise leave out biases and normalisation (1-dimensional).
-        norm_bias_scale: the biases of normalisation layers learn so many times as fast, and decay as fast as others,
-            whose decay a step is learning rate times factor. Source: Page (2018), "How to train your ResNet", part 8,
-            "Frozen batch norm scales"; Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.4.
+        weight_decay: factor of the weight decay.
+        decay_norm_and_bias: decay all parameters; if false, neither biases nor normalisation (both 1-dimensional).
+        norm_bias_scale: factor of the learning rate of the biases of normalisation layers. Their weight decay is
+            divided by it, so that a step, which decays by learning rate times factor, decays them as much as others.
+            Source: Page (2018), "How to train your ResNet", part 8, "Frozen batch norm scales"; Jordan (2024), "94% on
+            CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.4.
 
     Raises:
-        ConfigurationError: when no parameter is left to be trained.
+        ConfigurationError: when all parameters are frozen.
     """
     fast = {id(bias) for bias in _norm_biases(network)} if norm_bias_scale != 1 else set()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

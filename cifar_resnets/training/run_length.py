@@ -1,6 +1,4 @@
-"""How long a run is, in optimizer steps."""
-
-from __future__ import annotations
+"""The length of a run in optimizer steps."""
 
 import math
 
@@ -11,9 +9,9 @@ from cifar_resnets.errors import ConfigurationError
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, int]:
-    """Optimizer steps of the whole run, and of an epoch.
+    """Returns the optimizer steps of the whole run and of an epoch.
 
-    Counted from the data: `estimated_stepping_batches` sets up the loaders too early to resume within an epoch.
+    They are counted from the data: `estimated_stepping_batches` sets up the loaders too early to resume in mid-epoch.
 
     Raises:
         ConfigurationError: when the run has no end.
@@ -29,7 +27,7 @@ def run_length(trainer: pl.Trainer) -> tuple[int, int]:
 
 
 def _num_train_batches(trainer: pl.Trainer) -> float:
-    """Batches an epoch; infinite for loaders of unknown length."""
+    """Returns the number of batches per epoch; infinity for loaders of unknown length."""
     data = getattr(trainer, "datamodule", None)
     if isinstance(data, ImageDataModule):
         batches, limit = data.num_train_batches, trainer.limit_train_batches

@@ -1,4 +1,7 @@
-"""Learning-rate schedules: each knows the published formula, and is told the length of the run by the classifier."""
+"""Learning-rate schedules after published formulas; the classifier passes them the length of the run.
+
+A schedule is a frozen dataclass; to add one, add a class here and its name to `Schedule.from_config`.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,16 @@ _require = functools.partial(require, "model.schedule")
 
 
 class Schedule(ABC):
-    """How the learning rate, and perhaps the momentum, change from step to step."""
+    """Base class: a function from optimizer steps to learning rates, and perhaps momenta."""
 
     @abstractmethod
     def build(
         self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
     ) -> LRScheduler:
-        """The scheduler to be stepped after each optimizer step; the optimizer's rates are the base or the peak.
+        """Builds the scheduler, which is stepped after each optimizer step.
 
         Args:
-            optimizer: whose rates are scheduled.
+            optimizer: its rates are the base, or the peak, of the schedule.
             total_steps: optimizer steps of the whole run.
             steps_per_epoch: optimizer steps of an epoch.
             lr: the base rate, of which the groups' rates are multiples; that of the first group if not given.
@@ -38,16 +41,16 @@ class Schedule(ABC):
             ConfigurationError: when the schedule does not fit the run or the optimizer.
         """
 
-    def set_peak_momentum(self, optimizer: Optimizer) -> None:  # noqa: B027  most schedules leave it alone
-        """Gives an optimizer the momentum that goes with the base or peak rate, where the schedule moves it."""
+    def set_peak_momentum(self, optimizer: Optimizer) -> None:  # noqa: B027  most schedules do not change it
+        """Sets an optimizer's momentum to that at the base or peak rate, if the schedule changes the momentum."""
 
     def to_config(self) -> dict[str, Any]:
-        """The schedule as a recipe gives it, in primitives."""
+        """Returns the schedule as a recipe names it, in primitives."""
         return {"class_path": _path(type(self)), "init_args": dataclasses.asdict(self)}  # type: ignore[call-overload]  # subclasses are dataclasses
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Schedule:
-        """The opposite of `to_config`; only the schedules of this module are looked up.
+        """Builds a schedule from the result of `to_config`; only classes of this module are allowed.
 
         Raises:
             ConfigurationError: for another class.
@@ -71,17 +74,17 @@ class OneCycle(Schedule):
     """One cycle: the rate rises to its peak and falls to almost nothing, while the momentum does the opposite.
 
     Source: Smith and Topin (2018), "Super-Convergence", section 3, and Smith (2018), "A disciplined approach to neural
-    network hyper-parameters: Part 1", section 4; in two phases, as `torch.optim.lr_scheduler.OneCycleLR` has it.
+    network hyper-parameters: Part 1", section 4; in two phases, as in `torch.optim.lr_scheduler.OneCycleLR`.
 
     Args:
         peak_epoch: epochs until the peak, which is `lr`; `peak_fraction` of the run if not given.
-        peak_fraction: part of the run until the peak, from 0 to 1.
+        peak_fraction: fraction of the run until the peak, between 0 and 1.
         div_factor: the run starts with the peak divided by this.
-        lr_min: rate that the run starts with instead; `found` takes it from the curve of the callback LRFinder.
-        annihilation: at the end, go on from the initial rate to far below it; otherwise the run ends with it.
+        lr_min: start with this rate instead; `found` takes it from the curve of the callback LRFinder.
+        annihilation: end far below the initial rate; if false, end with the initial rate.
         final_div_factor: the annihilation ends with the initial rate divided by this.
         anneal: "cos" or "linear".
-        cycle_momentum: move the momentum too; otherwise the optimizer's stays.
+        cycle_momentum: change the momentum, too; if false, it stays that of the optimizer.
         base_momentum: momentum at the peak.
         max_momentum: momentum at both ends.
     """
@@ -131,8 +134,8 @@ class OneCycle(Schedule):
         )
 
     def _divisor(self, peak: float) -> float:
-        """What the peak is divided by at the start."""
-        if self.lr_min is None or isinstance(self.lr_min, str):  # LRFinder is still to replace `found` by a number
+        """Returns the ratio of the peak to the initial rate."""
+        if self.lr_min is None or isinstance(self.lr_min, str):  # LRFinder replaces `found` with a number later
             return self.div_factor
         _require(self.lr_min <= peak, "lr_min", self.lr_min, f"at most the peak, model.lr {peak:g}")
         return peak / self.lr_min
@@ -151,8 +154,8 @@ class OneCycle(Schedule):
             rising = self.peak_epoch * steps_per_epoch
             epochs = total_steps / steps_per_epoch
             _require(rising < total_steps, "peak_epoch", self.peak_epoch, f"less than the run's {epochs:g} epochs")
-        # torch divides by the steps before and after the peak: a rise takes two, and a run of up to two steps has none;
-        # whole steps, or the peak would lie between two of them and never be reached
+        # Whole steps, or the peak would lie between two of them and never be reached. At least two, because torch
+        # divides by their number less one; none in a run of up to two steps, in which none would be left for the fall.
         return max(round(rising), 2) / total_steps if total_steps > 2 else 0.0
 
 
@@ -162,7 +165,7 @@ class _Factor(Schedule):
 
     Args:
         warmup_epochs: epochs of warm-up.
-        warmup_factor: the first rate as a part of `lr`.
+        warmup_factor: the first rate as a fraction of `lr`.
         warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
     """
 
@@ -185,7 +188,7 @@ class _Factor(Schedule):
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps, warmup))
 
     def factor(self, step: int, total_steps: int, warmup_steps: float) -> float:
-        """What the base rate is multiplied by in a step, counted from 0."""
+        """Returns the factor of the base rate in a step, counted from 0."""
         if step < warmup_steps:
             rise = step / warmup_steps if self.warmup_shape == "linear" else 0.0
             return self.warmup_factor + (1 - self.warmup_factor) * rise
@@ -197,13 +200,7 @@ class _Factor(Schedule):
 
 @dataclass(frozen=True)
 class Constant(_Factor):
-    """The same rate throughout, after the warm-up.
-
-    Args:
-        warmup_epochs: epochs of warm-up.
-        warmup_factor: the first rate as a part of `lr`.
-        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
-    """
+    """A constant rate after the warm-up."""
 
     def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
         return 1.0
@@ -217,11 +214,8 @@ class Step(_Factor):
     of 64k iterations, with a constant warm-up at a tenth of the rate for 110 layers.
 
     Args:
-        warmup_epochs: epochs of warm-up.
-        warmup_factor: the first rate as a part of `lr`.
-        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
-        milestones: parts of the run, from 0 to 1, after which the rate falls.
-        gamma: what the rate is multiplied by.
+        milestones: fractions of the run, between 0 and 1, at which the rate falls.
+        gamma: factor of the rate at each milestone.
     """
 
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -235,29 +229,26 @@ class Step(_Factor):
         _require(0 < self.gamma <= 1, "gamma", self.gamma, "a number above 0, at most 1")
 
     def to_config(self) -> dict[str, Any]:
-        """The schedule as a recipe gives it, in primitives."""
+        """Returns the schedule as a recipe names it, in primitives."""
         config = super().to_config()
         config["init_args"]["milestones"] = list(self.milestones)
         return config
 
     def _after_warmup(self, step: int, total_steps: int, warmup_steps: float) -> float:
-        # 32,000 of 64,000 is to be reached exactly, whatever half of it is in floating point
+        # rounded, because 0.07 of 100 steps is 7.000000000000001 in floating point, and 7 is meant
         passed = sum(step >= round(milestone * total_steps, 6) for milestone in self.milestones)
         return self.gamma**passed
 
 
 @dataclass(frozen=True)
 class Cosine(_Factor):
-    """Half a cosine from the base rate down to a part of it.
+    """Half a cosine from the base rate down to a fraction of it.
 
     Source: Loshchilov and Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, without
     restarts.
 
     Args:
-        warmup_epochs: epochs of warm-up.
-        warmup_factor: the first rate as a part of `lr`.
-        warmup_shape: "linear" rises to `lr`, "constant" stays at the first rate until the end of the warm-up.
-        final_factor: the last rate as a part of `lr`.
+        final_factor: the last rate as a fraction of `lr`.
     """
 
     final_factor: float = 0.0

@@ -1,6 +1,4 @@
-"""Random numbers of a training step, as a function of what names the step."""
-
-from __future__ import annotations
+"""Seeds the random numbers of each training step, which a resumed run draws again."""
 
 import functools
 

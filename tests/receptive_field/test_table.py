@@ -12,7 +12,7 @@ from torch import nn
 
 import cifar_resnets.models  # noqa: F401  registers the networks
 from cifar_resnets.receptive_field.measured import verify
-from cifar_resnets.receptive_field.table import FORMATS, pair, print_summary
+from cifar_resnets.receptive_field.table import FORMATS, pair_text, print_summary
 from cifar_resnets.receptive_field.theory import summarize
 
 FIRST_COLUMNS = (
@@ -120,11 +120,11 @@ def test_the_table_fits_and_cuts_no_figure(summary, width):
     for row, layer in zip(rows, summary.layers, strict=True):
         cells = row.split()
         assert not any("…" in cell for cell in cells[2:])
-        assert any(pair(layer.image_size_out) == cell for cell in cells)
+        assert any(pair_text(layer.image_size_out) == cell for cell in cells)
         assert str(layer.out_channels) in cells
         if layer.parameters:
             assert f"{layer.parameters:,}" in cells
-        field = pair(layer.receptive_field_out, infinite="image")
+        field = pair_text(layer.receptive_field_out, infinite="image")
         assert field in [cell.rstrip("*") for cell in cells]
 
 
@@ -140,7 +140,7 @@ def test_the_table_with_measurements_fits(name, size):
     for line, layer in zip(table[2:], summary.layers, strict=True):
         figures = line.split()[2:]
         assert "…" not in "".join(figures)
-        assert pair(layer.image_size_out) in figures
+        assert pair_text(layer.image_size_out) in figures
         assert not layer.parameters or f"{layer.parameters:,}" in figures
     assert sum(line.endswith(" ok ") for line in table) == len(measurements)
 
@@ -167,12 +167,12 @@ def test_measurements_are_in_every_format():
 
 
 def test_pairs():
-    assert pair((3, 3)) == "3"
-    assert pair((3, 1)) == "3x1"
-    assert pair((0.5, 0.5)) == "0.5"
-    assert pair((math.inf, math.inf)) == "inf"
-    assert pair((math.inf, 5), infinite="image") == "imagex5"
-    assert pair((math.nan, math.nan), missing="?") == "?"
+    assert pair_text((3, 3)) == "3"
+    assert pair_text((3, 1)) == "3x1"
+    assert pair_text((0.5, 0.5)) == "0.5"
+    assert pair_text((math.inf, math.inf)) == "inf"
+    assert pair_text((math.inf, 5), infinite="image") == "imagex5"
+    assert pair_text((math.nan, math.nan), missing="?") == "?"
 
 
 def test_every_format_shows_the_whole_image():

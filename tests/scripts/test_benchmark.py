@@ -26,7 +26,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("one_thread", "as_before")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread", "as_before")]
 
 
 @pytest.fixture

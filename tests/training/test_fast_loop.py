@@ -305,6 +305,7 @@ def test_a_trainer_gets_its_own_loop_back() -> None:
     assert fitter.max_steps == 12
 
 
+@pytest.mark.process
 def test_a_whole_run_leaves_the_same_files(tmp_path: Path) -> None:
     """With range test, weight averaging, early stopping, mixup, stochastic depth and a checkpoint at each step."""
     runs = []

@@ -1,10 +1,8 @@
-"""What each operation of PyTorch does to the fields of the units: one rule for each kind.
+"""The table of all rules, by the names of PyTorch's operations, and their application to a call.
 
-A rule takes the operation's arguments by name, with `Features` in the place of tensors, and the shape of its result.
-It knows nothing of modules and architectures. What has no rule, or does what a rule cannot follow, raises ValueError.
+A rule knows nothing of modules and architectures. An operation without a rule, or with arguments that its rule does not
+support, raises ValueError: an error is better than a wrong number.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,60 +12,57 @@ from torch import Tensor
 
 from cifar_resnets.receptive_field.features import Features, merge_features, plain_layout
 from cifar_resnets.receptive_field.rules.base import (
-    Pair,
+    Operation,
     Rules,
     Shape,
-    Step,
     elementwise,
     features_in,
     holds_units,
     nothing_seen,
 )
-from cifar_resnets.receptive_field.rules.matmul import PRODUCTS
-from cifar_resnets.receptive_field.rules.reshape import MOVES
+from cifar_resnets.receptive_field.rules.matmul import MATMULS
+from cifar_resnets.receptive_field.rules.reshape import RESHAPES
 from cifar_resnets.receptive_field.rules.windows import WINDOWS
-
-__all__ = ["RULES", "Pair", "Step", "by_name", "common_name", "features_in", "follow", "shapes_of"]
 
 ELEMENTWISE = {
     *("_to_copy", "clone", "detach", "detach_", "alias", "contiguous", "lift_fresh", "hardswish", "hardswish_"),
     *("native_dropout", "dropout", "prelu", "_prelu_kernel", "rrelu_with_noise", "masked_fill_"),
 }
-# of their tensor, these take no more than the shape
-FORGETFUL = {
+# use the shape of their tensor, but not its values
+SHAPE_ONLY = {
     *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "zero_"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
 }
 
 
-def follow(name: str, pointwise: bool, arguments: Mapping[str, Any], shape: Any) -> Step:
-    """Follows an operation.
+def follow(name: str, pointwise: bool, arguments: Mapping[str, Any], shape: Any) -> Operation:
+    """Applies the rule of an operation.
 
     Args:
         name: of the operation, such as `convolution`.
-        pointwise: whether PyTorch says that it works on elements.
-        arguments: by name; Features in the place of tensors.
-        shape: of the result, or of each result.
+        pointwise: whether PyTorch tags it as elementwise.
+        arguments: by name, with Features in place of tensors.
+        shape: of the result, or a list of those of several results.
 
     Raises:
-        ValueError: for an operation that cannot be followed.
+        ValueError: for an operation without a rule, or arguments that the rule does not support.
     """
     inputs = features_in(arguments)
     if not any(features.axes for features in inputs):
-        return Step(nothing_seen(shape))
+        return Operation(nothing_seen(shape))
     try:
         return _rule(name, pointwise)(arguments, shape)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError("is called in a way that is not known") from error
     except ValueError:
-        # whatever is done to units that all see the whole image, the result sees it, too
+        # any function of units that see the whole image sees the whole image
         if all(features.sees_all for features in inputs) and isinstance(shape, tuple):
-            return Step(_everything_seen(inputs, shape))
+            return Operation(_everything_seen(inputs, shape))
         raise
 
 
 def by_name(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operation, defaults filled in, without those that are only written to."""
+    """Returns the arguments of an operation by name, with defaults, without those that are only written to."""
     schema = func._schema.arguments
     written = {argument.name for argument in schema if argument.is_out}
     values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
@@ -76,19 +71,19 @@ def by_name(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[s
 
 
 def shapes_of(output: Any) -> Any:
-    """The shape of a result, or of each."""
+    """Returns the shape of a result, or a list of those of several results."""
     if isinstance(output, Tensor):
         return tuple(output.shape)
     return [tuple(each.shape) if isinstance(each, Tensor) else () for each in output or ()]
 
 
 def common_name(name: str) -> str:
-    """The name of an operation as a user of PyTorch knows it."""
+    """Returns the name of an operation in PyTorch's public interface."""
     name = name.strip("_").removesuffix("_with_indices").removesuffix("_nd").removeprefix("constant_")
     return {"convolution": "conv", "mm": "matmul", "bmm": "matmul", "addmm": "linear"}.get(name, name)
 
 
-def _rule(name: str, pointwise: bool) -> Callable[[Mapping[str, Any], Any], Step]:
+def _rule(name: str, pointwise: bool) -> Callable[[Mapping[str, Any], Any], Operation]:
     rule = RULES.get(name) or (elementwise if pointwise or name in ELEMENTWISE else None)
     if rule is None:
         raise ValueError("is not known")
@@ -100,17 +95,17 @@ def _everything_seen(inputs: Sequence[Features], shape: Shape) -> Features:
     return replace(merge_features(fixed, ()), layout=plain_layout(shape))
 
 
-def _copy(arguments: Mapping[str, Any], shape: Shape) -> Step:
-    return Step(merge_features([arguments["src"]], shape), "point")
+def _copy(arguments: Mapping[str, Any], shape: Shape) -> Operation:
+    return Operation(merge_features([arguments["src"]], shape), "point")
 
 
-def _fill(arguments: Mapping[str, Any], shape: Shape) -> Step:
+def _fill(arguments: Mapping[str, Any], shape: Shape) -> Operation:
     value = arguments["value"]
-    return Step(merge_features([value], shape) if isinstance(value, Features) else nothing_seen(shape), "point")
+    return Operation(merge_features([value], shape) if isinstance(value, Features) else nothing_seen(shape), "point")
 
 
-def _norm(arguments: Mapping[str, Any], shape: Any) -> Step:
-    # by convention, statistics are no part of the field: a norm is transparent
+def _norm(arguments: Mapping[str, Any], shape: Any) -> Operation:
+    # by convention, the field of a norm does not include its statistics
     features: Features = arguments["input"]
     if any(other.axes for other in features_in(arguments) if other is not features):
         raise ValueError("scales or shifts by what depends on the image")
@@ -118,14 +113,14 @@ def _norm(arguments: Mapping[str, Any], shape: Any) -> Step:
     spatial = arguments.get("training") or "group" in arguments or any(holds_units(features, dim) for dim in normalized)
     note = "its statistics, taken over all of the image, are not counted" if spatial else ""
     outputs = (features, *(Features(plain_layout(each)) for each in shape[1:])) if isinstance(shape, list) else features
-    return Step(outputs, "norm", note=note)
+    return Operation(outputs, "norm", note=note)
 
 
 RULES: Rules = {
     **WINDOWS,
-    **PRODUCTS,
-    **MOVES,
-    **dict.fromkeys(FORGETFUL, lambda _, shape: Step(nothing_seen(shape))),
+    **MATMULS,
+    **RESHAPES,
+    **dict.fromkeys(SHAPE_ONLY, lambda _, shape: Operation(nothing_seen(shape))),
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"), _norm),
     **dict.fromkeys(("_native_batch_norm_legit_no_training", "native_layer_norm", "_fused_rms_norm"), _norm),
     "native_group_norm": _norm,

@@ -1,6 +1,4 @@
-"""Operations whose units see a window of the features before: convolution, pooling, interpolation."""
-
-from __future__ import annotations
+"""Rules of operations whose units see a window of units: convolution, pooling, interpolation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,14 +8,23 @@ from typing import Any
 
 from cifar_resnets.receptive_field.features import Features, Part, merge_features
 from cifar_resnets.receptive_field.fields import Axis
-from cifar_resnets.receptive_field.rules.base import Rules, Shape, Step, each, holds_units, pair, resampled, windowed
+from cifar_resnets.receptive_field.rules.base import (
+    Operation,
+    Rules,
+    Shape,
+    each,
+    holds_units,
+    pair,
+    repeated,
+    resampled,
+    windowed,
+)
 
-__all__ = ["WINDOWS"]
+# maps an output unit, and the number of input units per output unit, to the input units that it sees
+Taps = Callable[[int, Fraction], list[int]]
 
-Taps = Callable[[int, Fraction], list[int]]  # a unit after, and units before for a unit after, to units before
 
-
-def _convolution(arguments: Mapping[str, Any], shape: Shape) -> Step:
+def _convolution(arguments: Mapping[str, Any], shape: Shape) -> Operation:
     features, weight = arguments["input"], arguments["weight"]
     transposed, groups = arguments["transposed"], arguments["groups"]
     kernel = weight.shape[2:]
@@ -29,13 +36,13 @@ def _convolution(arguments: Mapping[str, Any], shape: Shape) -> Step:
     for index, (k, s, p, d) in enumerate(zip(kernel, *spatial, strict=True)):
         window = _transposed(k, s, p, d) if transposed else windowed(k, s, p, d)
         features = resampled(features, index + 2, shape[index + 2], window)
-    # weights may depend on the image, too
+    # the weights of a dynamic convolution depend on the image, too
     others = [replace(other, layout=()) for other in (weight, arguments["bias"]) if other is not None and other.axes]
     output = merge_features([features, *others], shape) if others else features
     units = math.prod(arguments["input"].shape if transposed else shape)
     macs = units * math.prod(kernel) * weight.shape[1]
     k, s, p, d = (pair(value) for value in (kernel, *spatial))
-    return Step(output, "conv", k, s, p, d, groups, (channels, shape[1]), macs)
+    return Operation(output, "conv", k, s, p, d, groups, (channels, shape[1]), macs)
 
 
 def _transposed(kernel: int, stride: int, padding: int, dilation: int) -> Callable[[Axis, int], Axis]:
@@ -51,34 +58,34 @@ def _transposed(kernel: int, stride: int, padding: int, dilation: int) -> Callab
     return resample
 
 
-def _pool(arguments: Mapping[str, Any], shape: Any) -> Step:
-    outputs = shape if isinstance(shape, list) else [shape]
+def _pool(arguments: Mapping[str, Any], shape: Any) -> Operation:
+    first_shape = shape[0] if isinstance(shape, list) else shape
     features = arguments["self"]
     kernel = each(arguments["kernel_size"], 2)
     spatial = [each(arguments[key] or default, 2) for key, default in (("stride", kernel), ("padding", 0))]
     dilation = each(arguments.get("dilation", 1), 2)
-    for index, window in enumerate(zip(kernel, *spatial, dilation, strict=True), start=len(outputs[0]) - 2):
-        features = resampled(features, index, outputs[0][index], windowed(*window))
+    for index, window in enumerate(zip(kernel, *spatial, dilation, strict=True), start=len(first_shape) - 2):
+        features = resampled(features, index, first_shape[index], windowed(*window))
     k, s, p, d = (pair(value) for value in (kernel, *spatial, dilation))
-    return Step((features,) * len(outputs) if isinstance(shape, list) else features, "pool", k, s, p, d)
+    return Operation(repeated(features, shape), "pool", k, s, p, d)
 
 
-def _adaptive_pool(arguments: Mapping[str, Any], shape: Any) -> Step:
-    outputs = shape if isinstance(shape, list) else [shape]
-    features, first = arguments["self"], len(outputs[0]) - 2
-    sizes = list(zip(features.shape[first:], outputs[0][first:], strict=True))
+def _adaptive_pool(arguments: Mapping[str, Any], shape: Any) -> Operation:
+    first_shape = shape[0] if isinstance(shape, list) else shape
+    features, first = arguments["self"], len(first_shape) - 2
+    sizes = list(zip(features.shape[first:], first_shape[first:], strict=True))
     for index, (units, size) in enumerate(sizes, start=first):
         if size == 1:
             features = features.collapsed([index])
         else:
             features = resampled(features, index, size, _bins(units, size))
-    kernel, stride = pair([units // size for units, size in sizes]), pair([units // size for units, size in sizes])
-    stride = pair([1 if size == 1 else step for (_, size), step in zip(sizes, stride, strict=True)])
-    return Step((features,) * len(outputs) if isinstance(shape, list) else features, "pool", kernel, stride)
+    kernel = pair([units // size for units, size in sizes])
+    stride = pair([1 if size == 1 else units // size for units, size in sizes])
+    return Operation(repeated(features, shape), "pool", kernel, stride)
 
 
 def _bins(units: int, size: int) -> Callable[[Axis, int], Axis]:
-    """Windows of adaptive pooling, which differ in length where `size` does not divide `units`."""
+    """Returns the windows of adaptive pooling, which differ in length if `size` does not divide `units`."""
 
     def resample(axis: Axis, _: int) -> Axis:
         period = size // math.gcd(units, size) * len(axis.fields)
@@ -91,7 +98,7 @@ def _bins(units: int, size: int) -> Callable[[Axis, int], Axis]:
 
 
 def _around(reach: int) -> Taps:
-    """The units on either side of a unit's centre, or the one on which it lies."""
+    """Returns the taps of an interpolation: the units on either side of a unit's centre, or the one that it lies on."""
 
     def taps(unit: int, ratio: Fraction) -> list[int]:
         centre = ((2 * unit + 1) * ratio - 1) / 2
@@ -109,29 +116,24 @@ TAPS: dict[str, Taps] = {
 }
 
 
-def _upsample(mode: str) -> Callable[[Mapping[str, Any], Shape], Step]:
-    def rule(arguments: Mapping[str, Any], shape: Shape) -> Step:
+def _upsample(mode: str) -> Callable[[Mapping[str, Any], Shape], Operation]:
+    def rule(arguments: Mapping[str, Any], shape: Shape) -> Operation:
         if arguments.get("align_corners"):
             raise ValueError("interpolates with align_corners, which has no constant step")
         features: Features = arguments.get("input") or arguments["self"]
         given = arguments.get("scale_factors") or [arguments.get("scales_h"), arguments.get("scales_w")]
         for index, scale in enumerate(given, start=2):
             ratio = Fraction(features.shape[index], shape[index])
-            if scale:  # PyTorch goes by the factor that it was given, even where the size was rounded
+            if scale:  # PyTorch uses a given factor, even if the size was rounded
                 ratio = 1 / Fraction(scale).limit_denominator(1000)
             features = resampled(features, index, shape[index], _interpolated(ratio, TAPS[mode]))
-        return Step(features, "move")
+        return Operation(features, "resample")
 
     return rule
 
 
 def _interpolated(ratio: Fraction, taps: Taps) -> Callable[[Axis, int], Axis]:
-    """Interpolation.
-
-    Args:
-        ratio: units before for a unit after.
-        taps: the units before that a unit after is made of.
-    """
+    """Returns the window of an interpolation, for `resampled`; `ratio` is the number of input units per output unit."""
 
     def resample(axis: Axis, size: int) -> Axis:
         period = ratio.denominator * len(axis.fields)
@@ -141,8 +143,8 @@ def _interpolated(ratio: Fraction, taps: Taps) -> Callable[[Axis, int], Axis]:
     return resample
 
 
-def _pixel_shuffle(arguments: Mapping[str, Any], shape: Shape) -> Step:
-    """Blocks of channels become blocks of units, which see the same."""
+def _pixel_shuffle(arguments: Mapping[str, Any], shape: Shape) -> Operation:
+    """Turns blocks of channels into blocks of units with the same field."""
     features: Features = arguments["self"]
     channels, ratio = len(shape) - 3, Fraction(1, arguments["upscale_factor"])
     if holds_units(features, channels):
@@ -150,7 +152,7 @@ def _pixel_shuffle(arguments: Mapping[str, Any], shape: Shape) -> Step:
     features = features.with_dimension(channels, (Part(shape[channels]),))
     for index in (channels + 1, channels + 2):
         features = resampled(features, index, shape[index], _interpolated(ratio, TAPS["nearest"]))
-    return Step(features, "move")
+    return Operation(features, "resample")
 
 
 WINDOWS: Rules = {

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import Fn, check_axis, followed_axis, seen_pixels
+from oracle import Fn, check_axis, followed_axis, make_positive, seen_pixels
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.receptive_field.features import Features, Part
-from cifar_resnets.receptive_field.rules.reshape import MOVES as RULES
+from cifar_resnets.receptive_field.rules.reshape import RESHAPES
 from cifar_resnets.receptive_field.theory import summarize
 
 SIZE = (24, 16)
@@ -19,7 +19,7 @@ def pixel_values():
     return torch.arange(SIZE[0], dtype=torch.float).view(1, 1, -1, 1).expand(1, 4, *SIZE)
 
 
-MOVES = {
+CASES = {
     "slice": lambda x: x[:, :, 5:],
     "slice from the end": lambda x: x[:, :, -7:],
     "slice from before the beginning": lambda x: x[:, :, -100:-3],
@@ -43,11 +43,11 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("name", MOVES)
-def test_a_move_brings_the_pixels_that_it_says(name):
-    move = MOVES[name]
-    axis = followed_axis(Fn(lambda m, x: move(x)), SIZE, 0)
-    rows = move(pixel_values())[0, 0, :, 0].tolist()
+@pytest.mark.parametrize("name", CASES)
+def test_a_reshape_has_the_fields_of_its_pixels(name):
+    reshape = CASES[name]
+    axis = followed_axis(Fn(lambda m, x: reshape(x)), SIZE, 0)
+    rows = reshape(pixel_values())[0, 0, :, 0].tolist()
     assert axis.size == len(rows)
     assert [axis.at(unit)[:2] for unit in range(axis.size)] == [(row, row) for row in rows]
 
@@ -68,7 +68,7 @@ def test_space_to_depth_by_views_equals_pixel_unshuffle():
         n, c, h, w = x.shape
         return m.mix(x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2))
 
-    network = Fn(by_views, mix=nn.Conv2d(16, 4, 1))
+    network = make_positive(Fn(by_views, mix=nn.Conv2d(16, 4, 1)))
     assert followed_axis(network, SIZE, 0).receptive_field == 2
     assert check_axis(network, SIZE, 0, margin=2) > 5
 
@@ -106,14 +106,14 @@ def test_space_to_depth_beside_channels_is_an_error_and_no_wrong_number():
 
 def test_pads_of_convolutions_are_found_again():
     """Brute force near the border: the first unit of a padded convolution sees two rows."""
-    network = nn.Conv2d(4, 4, 3, padding=1)
+    network = make_positive(nn.Conv2d(4, 4, 3, padding=1))
     assert seen_pixels(network, SIZE, 0)[0].nonzero().flatten().tolist() == [0, 1]
     assert followed_axis(network, SIZE, 0).at(0)[:2] == (-1, 1)
 
 
-def test_strides_of_a_single_unit_are_no_move():
+def test_strides_of_a_single_unit_do_not_reorder_elements():
     pooled = Features(((), (Part(8),), (), ()), {})
     arguments = {"self": pooled, "size": (1, 8, 1, 1), "stride": (8, 1, 8, 8)}
-    assert RULES["as_strided_"](arguments, (1, 8, 1, 1)).output is pooled
+    assert RESHAPES["as_strided_"](arguments, (1, 8, 1, 1)).output is pooled
     with pytest.raises(ValueError, match="another order"):
-        RULES["as_strided_"]({**arguments, "stride": (8, 2, 1, 1)}, (1, 8, 1, 1))
+        RESHAPES["as_strided_"]({**arguments, "stride": (8, 2, 1, 1)}, (1, 8, 1, 1))
