@@ -56,6 +56,10 @@ class LastCheckpoint(Checkpoint):
         """Returns the path of the checkpoint."""
         return Path(self.dirpath or "checkpoints") / LAST
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Handles signals again, now that the ranks are connected."""
+        self._signals.install()
+
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Defers signals to the end of a step from now on."""
         self._signals.defer()

@@ -33,6 +33,7 @@ from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir,
 from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
+from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError, UserError
 from cifar_resnets.runs import resume
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
@@ -176,6 +177,11 @@ class CLI(LightningCLI):
             if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
                 shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
             raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
+        launcher = trainer.strategy.launcher
+        if (
+            trainer.world_size > 1 and launcher and not launcher.is_interactive_compatible
+        ):  # not for forks, which it stops
+            SIGNALS_OF_PROCESS.end_process()
         return trainer
 
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:

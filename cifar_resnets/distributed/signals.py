@@ -72,6 +72,11 @@ class Signals:
         if self.pending:
             raise Stopped(self.pending)
 
+    def end_process(self) -> None:
+        """Lets signals end the process until `install`: Python runs no handler while ranks connect to each other."""
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+
     def ignore(self) -> None:
         """Ignores further signals while the run ends, such as those that a scheduler sends after a requeue."""
         for signum in SIGNALS:
