@@ -1,7 +1,6 @@
-"""The command line's entry: light commands and error messages, before anything heavy is imported."""
+"""Entry point of the command line: dispatches commands before torch is imported, and prints errors as one line."""
 
-from __future__ import annotations
-
+import importlib
 import os
 import signal
 import sys
@@ -9,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cifar_resnets import __version__
-from cifar_resnets.distributed.ranks import RANKS, one_word
-from cifar_resnets.distributed.scheduler import rank_by_environment, requeue
+from cifar_resnets.distributed.rank_failure import WAIT, ending_together, report, wait_for_launcher
+from cifar_resnets.distributed.scheduler import REQUEUE_TIMEOUT, is_under_torchrun, rank_by_environment, requeue
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
 from cifar_resnets.errors import ConfigurationError, UserError, output_error
 from cifar_resnets.support.malloc import keep_freed_memory
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
-        SystemExit: with the exit status of an error, see `cifar_resnets.errors`; 128 + n after signal n.
+        SystemExit: with the exit status of an error (see `cifar_resnets.errors`), or 128 + n after signal n.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args[0] == "--version":
         print(f"cifar-resnets {__version__}")
     else:
-        with one_word(debug):
+        with ending_together():
             _run(args, debug)
 
 
@@ -85,35 +84,23 @@ def _run(args: list[str], debug: bool) -> None:
 
 
 def _runner(command: str) -> Callable[[list[str]], None]:
-    """What runs a subcommand: torch takes seconds to import, lightning some more."""
-    if command == "summary":
-        from cifar_resnets.cli.summary import run as run_summary
-
-        return run_summary
-    if command == "report":
-        from cifar_resnets.cli.report import run as run_report
-
-        return run_report
-    if command == "collect":
-        from cifar_resnets.cli.collect import run as run_collect
-
-        return run_collect
-    if command == "find-lr":
-        from cifar_resnets.cli.find_lr import run as run_find_lr
-
-        return run_find_lr
-    from cifar_resnets.cli.train import run
-
+    """Imports the module of a subcommand alone: torch takes seconds to import, lightning some more."""
+    light = {"summary": "summary", "report": "report", "collect": "collect", "find-lr": "find_lr"}
+    run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{light.get(command, 'train')}").run
     return run
 
 
 def _end(stop: Stopped) -> NoReturn:
-    """Ends a run that a signal has stopped; SIGUSR1 is that of a scheduler whose time is up."""
+    """Ends a run that a signal has stopped; SLURM sends SIGUSR1 before the time limit."""
     SIGNALS_OF_PROCESS.ignore()  # a job that is requeued gets more of them
+    is_time_up = stop.signum == signal.SIGUSR1
     if rank_by_environment():
-        raise SystemExit(75 if stop.signum == signal.SIGUSR1 else 128 + stop.signum)
+        status = 75 if is_time_up else 128 + stop.signum
+        if not is_under_torchrun():  # another launcher would end rank 0 before it has reported
+            wait_for_launcher(REQUEUE_TIMEOUT if is_time_up else WAIT, status)
+        raise SystemExit(status)
     line, status = f"stopped by {signal.Signals(stop.signum).name}", 128 + stop.signum
-    if stop.signum == signal.SIGUSR1:
+    if is_time_up:
         problem = requeue()
         line += " and requeued" if problem is None else f", not requeued: {problem}"
         status = 75 if problem is None else status
@@ -122,7 +109,8 @@ def _end(stop: Stopped) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    raise SystemExit(RANKS.fail(message, status))
+    report(message)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

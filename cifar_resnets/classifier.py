@@ -15,8 +15,6 @@ with `trainer.accumulate_grad_batches`, steps 5 to 9 follow only every so many b
 10. `on_train_batch_end` ends a run that has reached `trainer.max_steps`, with a validation.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect
@@ -147,7 +145,7 @@ class ImageClassifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Selects the training loop, tries the network on an image, and whitens its first layer if `init` says so."""
-        use_loop(self.trainer, lean=self.hparams["fast"])
+        use_loop(self.trainer, fast=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
@@ -174,14 +172,14 @@ class ImageClassifier(pl.LightningModule):
         """Returns the loss of a batch."""
         images, labels = batch
         logits, loss = self._logits_and_loss(self, images, labels)
-        self.step_loss = loss.detach()
+        vars(self)["step_loss"] = loss.detach()  # as `self.step_loss =`, without the microseconds of nn.Module
         self.train_metrics.add(loss, logits, labels if labels.ndim == 1 else labels.argmax(dim=1))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Counts the batches of the step, and notes its learning rate and momentum."""
         self.train_metrics.count()
-        self.step_rates = rates(optimizer)
+        vars(self)["step_rates"] = rates(optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Ends a run at `max_steps` with a validation, which Lightning leaves out within an epoch."""

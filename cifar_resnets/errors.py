@@ -1,16 +1,14 @@
-"""What a user can get wrong: each class with the exit status that the command line ends with.
+"""Errors that a user can cause, each class with the exit status of the command line.
 
-A message is one line that says what is wrong, where (file, key, value), and the remedy.
+A message is one line: what is wrong, where (file, key, value), and the remedy.
 """
-
-from __future__ import annotations
 
 import errno
 import os
 
 
 class UserError(ValueError):
-    """Base of the errors that a user can cause and mend."""
+    """Base class of errors that a user can cause and mend."""
 
     exit_status = 2
 
@@ -38,7 +36,7 @@ class DivergenceError(UserError):
 
 
 class SearchError(UserError):
-    """A learning rate that was searched and not found."""
+    """A learning-rate search without a result."""
 
     exit_status = 5
 
@@ -50,30 +48,28 @@ class OutputError(UserError):
 
 
 def require(section: str, condition: bool, name: str, value: object, allowed: str) -> None:
-    """Refuses a value that is not allowed.
+    """Checks a value of a recipe.
 
     Args:
-        section: what comes before the name in a recipe, for example `model`.
-        condition: what must hold.
-        name: of the key.
-        value: of the key.
-        allowed: what the user can give instead.
+        section: section of the recipe, for example `model`.
+        condition: whether the value is allowed.
+        name: name of the key.
+        value: value of the key.
+        allowed: description of the allowed values.
 
     Raises:
-        ConfigurationError: when the condition does not hold.
+        ConfigurationError: if the condition is false.
     """
     if not condition:
         raise ConfigurationError(f"{section}.{name}: {value} is not allowed, give {allowed}")
 
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
-
-
 CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
 
 
 def output_error(error: OSError) -> OutputError | None:
-    """What the user can mend when a file could not be written; None for an error of another kind."""
+    """Converts an error of writing a file; returns None for an error of another kind."""
     if error.errno not in CANNOT_WRITE:
         return None
     return OutputError(f"{os.fsdecode(error.filename or 'output')}: {error.strerror}")

@@ -4,8 +4,9 @@ From the repository's folder, on a machine that does nothing else:
 
     python scripts/benchmark.py data
     python scripts/benchmark.py trainer --network cifar_resnet18 --accelerator gpu --precision bf16-mixed
+    taskset -c 1 python scripts/benchmark.py steps --threads 1
     python scripts/benchmark.py networks --batch-sizes 128 1024
-    python scripts/benchmark.py memory
+    python scripts/benchmark.py memory | checkpoints | explanations | heatmaps | lr_finder | start_up
     python scripts/benchmark.py time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/gpu.yaml
 """
 
@@ -23,7 +24,19 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
-from benchmarks import data, memory, networks, time_to_accuracy, trainer
+from benchmarks import (
+    checkpoints,
+    data,
+    explanations,
+    heatmaps,
+    lr_finder,
+    memory,
+    networks,
+    start_up,
+    steps,
+    time_to_accuracy,
+    trainer,
+)
 from benchmarks.shared import describe, machine_paragraph, positive
 
 from cifar_resnets.distributed.signals import Stopped
@@ -33,8 +46,14 @@ from cifar_resnets.support.malloc import keep_freed_memory
 PARTS: dict[str, ModuleType] = {
     "data": data,
     "trainer": trainer,
+    "steps": steps,
     "networks": networks,
     "memory": memory,
+    "checkpoints": checkpoints,
+    "explanations": explanations,
+    "heatmaps": heatmaps,
+    "lr_finder": lr_finder,
+    "start_up": start_up,
     "time_to_accuracy": time_to_accuracy,
 }
 

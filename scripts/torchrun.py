@@ -1,4 +1,4 @@
-"""torchrun, for `scripts/torchrun.sh`: it ends with the status of the program; its own is 1 whatever has happened."""
+"""Runs torchrun for `scripts/torchrun.sh` and ends with the exit status of the program; torchrun's own is always 1."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ if __name__ == "__main__":
     try:
         main()
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        sys.exit(status if status > 0 else 128 - status)  # as a shell shows it
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:  # the rank has reported its error
+            sys.exit(failure.exitcode)
+        print(f"scripts/torchrun.sh: rank {rank} was killed by signal {-failure.exitcode}", file=sys.stderr)
+        sys.exit(128 - failure.exitcode)  # as a shell shows it
     except SignalException as stop:
-        # the processes have had the signal as well, and time to write a checkpoint
+        # torchrun has passed the signal on, and waited for the processes to write a checkpoint
         sys.exit(128 + stop.sigval)
     except RendezvousError as error:
         sys.exit(f"scripts/torchrun.sh: the nodes do not meet at RDZV_ENDPOINT: {error}")

@@ -552,6 +552,7 @@ def test_200_steps_do_not_wait_for_the_gpu(fast, augment):
     assert watch.steps >= 200
 
 
+@pytest.mark.process
 @needs_compiler
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_training_learns_the_same(mode):
@@ -569,6 +570,7 @@ def test_a_compiled_training_learns_the_same(mode):
         assert figures[name].item() == pytest.approx(same[name].item(), rel=1e-6, nan_ok=True), name
 
 
+@pytest.mark.process
 @needs_compiler
 def test_the_runs_of_a_process_are_compiled_once():
     def fit() -> None:

@@ -13,7 +13,7 @@ from exactness import differences
 from slurm_cluster import HOST, Cluster, slurm_cluster
 from support import TINY
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.process, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "scripts/train.sbatch"

@@ -10,6 +10,8 @@ import pytest
 import torch
 from support import Result, read_json, shell, terminal
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     *("-c", str(ROOT / "configs/recipes/quickstart.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),

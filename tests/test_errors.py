@@ -1,4 +1,6 @@
 import ast
+import errno
+import os
 import subprocess
 import sys
 
@@ -45,12 +47,23 @@ def test_require_names_the_key_the_value_and_what_is_allowed():
         errors.require("model", False, "lr", -1, "a number above 0")
 
 
-def test_the_module_imports_nothing():
+def test_the_module_imports_nothing_that_python_has_not_loaded():
     with open(errors.__file__, encoding="utf-8") as file:
         tree = ast.parse(file.read())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert imported == ["errno", "os"]
+    assert [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)] == ["__future__"]
 
 
 def test_importing_it_loads_nothing_but_the_package():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {"cifar_resnets", "cifar_resnets.errors"}
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(errno.ENOSPC, "last.ckpt: No space left on device"), (errno.EROFS, "last.ckpt: Read-only file system")],
+)
+def test_what_cannot_be_written_is_the_user_s_to_mend(number, line):
+    assert str(errors.output_error(OSError(number, os.strerror(number), "last.ckpt"))) == line
+    assert errors.output_error(ConnectionResetError(errno.ECONNRESET, "of another rank")) is None

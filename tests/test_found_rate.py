@@ -219,6 +219,7 @@ def test_nothing_found_leaves_the_configured_rate(cli: Run, tmp_path: Path) -> N
     assert (model["lr"], model["schedule"]["init_args"]["lr_min"]) == (0.05, None)
 
 
+@pytest.mark.process
 def test_a_run_that_is_killed_while_it_searches_leaves_no_more_than_any_other(tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
     command = [sys.executable, "-m", "cifar_resnets", "fit", *SEARCHED, "--trainer.callbacks.num_steps", "20000"]

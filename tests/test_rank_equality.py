@@ -25,7 +25,7 @@ from cifar_resnets.data.digits import Digits
 from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
 from cifar_resnets.training.schedules import OneCycle, Schedule, Step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
 TOLERANCE = 1e-9
 FULL = Augmentation(crop_padding=2, cutout_size=3)  # and the flip

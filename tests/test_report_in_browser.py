@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 
 from cifar_resnets.reports.page import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.process, pytest.mark.browser]
 # the page would be wider than the window; boxes that scroll by themselves may be
 OVERFLOW = """
 const width = document.documentElement.clientWidth;

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from support import TINY, shell
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parent
 # where each of them is used first
 REPORT = {"jinja2", "markupsafe", "cifar_resnets.reports.page"}  # after a test

@@ -15,6 +15,8 @@ import pytest
 from exactness import differences
 from support import TINY
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts/torchrun.sh"
 PATIENCE = 200  # seconds, on a machine that does other work

@@ -1,7 +1,5 @@
 """Collects images and predictions while an evaluation runs, over all ranks and in the order of the data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -85,12 +85,13 @@ class Dashboard(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        """Shows the network when the first images come, whose size it runs with, and measures from here on."""
+        """Writes the network's graph at the first images, whose size it needs; counts images and time from here on."""
         if self._wants_graph:
             self._pause(pl_module)
             self._wants_graph = False
             self._show_graph(trainer, pl_module, batch[0].shape[1:])
         self._training.resume()
+        self._num_images += len(batch[0]) * trainer.world_size
 
     def _show_graph(self, trainer: pl.Trainer, module: pl.LightningModule, size: Sequence[int]) -> None:
         assert isinstance(module, ImageClassifier)
@@ -122,17 +123,6 @@ class Dashboard(pl.Callback):
         self._num_images = 0
         for watch in (self._epoch, self._training):
             watch.restart()
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-    ) -> None:
-        """Counts the images."""
-        self._num_images += len(batch[0]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock of the training until the next batch."""

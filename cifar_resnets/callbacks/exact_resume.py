@@ -1,7 +1,5 @@
 """Makes a resumed run bit-identical to one without an interruption."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writes the checkpoint from which a run is resumed: after steps, minutes and epochs, and after a signal."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -13,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.optim import Optimizer
 
 from cifar_resnets.distributed.collectives import Agreement
-from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
+from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped, stop_forks
 from cifar_resnets.errors import require
 from cifar_resnets.runs.run_dir import LAST, PREVIOUS
 
@@ -97,6 +95,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lets signals end the run at once from now on."""
         self._signals.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Waits for the checkpoint of ranks that are forks of this process, when a signal stops it."""
+        if isinstance(exception, Stopped) and stop_forks() and self.path.exists():
+            exception.checkpoint = str(self.path)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # of Lightning

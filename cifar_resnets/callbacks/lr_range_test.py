@@ -4,8 +4,6 @@ Source: Smith (2017), "Cyclical Learning Rates for Training Neural Networks", se
 exponentially, the loss of each batch is taken in place of the accuracy, and the test ends where the loss diverges.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ A mistake takes three steps to its picture: `SampleCollector` collects it while 
 computes its heatmaps, and `publish` shows the gallery that they are drawn in.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Keeps steps with an infinite or NaN loss or gradient from the weights."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 
@@ -60,13 +58,12 @@ class NonfiniteGuard(pl.Callback):
     ) -> None:
         """Checks the loss and the gradients of the step."""
         assert isinstance(pl_module, ImageClassifier)
-        size = _size(trainer, pl_module, optimizer)
-        where = trainer.global_step + 1, trainer.current_epoch + 1, float(optimizer.param_groups[0]["lr"])
-        if size.device.type != "cpu" and not self.max_skipped_steps:
+        values = _loss_and_gradients(trainer, pl_module, optimizer)
+        if not values[0].is_cpu and not self.max_skipped_steps:
             self.check(trainer)
-            self._pending = _Lagged(size), where
-        elif self._agree([not math.isfinite(size)])[0]:
-            self._refuse(trainer, pl_module, optimizer, where)
+            self._pending = _Lagged(get_total_norm(values)), _where(trainer, optimizer)
+        elif self._agree([not _are_finite(values)])[0]:
+            self._refuse(trainer, pl_module, optimizer)
         else:
             self.num_skipped = 0
 
@@ -88,10 +85,11 @@ class NonfiniteGuard(pl.Callback):
         if pending is not None and self._agree([not math.isfinite(pending[0].read())])[0]:
             raise DivergenceError(_complaint(trainer, *pending[1]))
 
-    def _refuse(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer, where: Where) -> None:
+    def _refuse(self, trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> None:
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped_steps:
-            raise DivergenceError(_complaint(trainer, *where, self.num_skipped if self.max_skipped_steps else 0))
+            num_times = self.num_skipped if self.max_skipped_steps else 0
+            raise DivergenceError(_complaint(trainer, *_where(trainer, optimizer), num_times))
         # an optimizer changes neither a parameter without a gradient nor its state
         optimizer.zero_grad(set_to_none=True)
         module.train_metrics.forget()
@@ -99,12 +97,22 @@ class NonfiniteGuard(pl.Callback):
             print(f"skipped step {trainer.global_step + 1}: its loss or gradients are infinite or NaN", flush=True)
 
 
-def _size(trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> Tensor:
-    """Returns a number that is finite if the loss and all gradients are: a sum keeps infinity and NaN."""
+def _loss_and_gradients(trainer: pl.Trainer, module: ImageClassifier, optimizer: Optimizer) -> list[Tensor]:
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        return module.step_loss.float()
+        return [module.step_loss]
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return module.step_loss.float() + get_total_norm(gradients).float()
+    return [module.step_loss, *gradients]
+
+
+def _are_finite(values: list[Tensor]) -> bool:
+    """Returns whether all numbers are finite: a norm keeps infinity and NaN."""
+    if values[0].is_cpu:  # `get_total_norm` takes 40 microseconds more for a few small tensors
+        return all(math.isfinite(torch.linalg.vector_norm(value)) for value in values)
+    return math.isfinite(get_total_norm(values))
+
+
+def _where(trainer: pl.Trainer, optimizer: Optimizer) -> Where:
+    return trainer.global_step + 1, trainer.current_epoch + 1, float(optimizer.param_groups[0]["lr"])
 
 
 def _complaint(trainer: pl.Trainer, step: int, epoch: int, lr: float, num_times: int = 0) -> str:

@@ -1,7 +1,5 @@
 """The results of each class after an evaluation, on the console and as JSON."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writes predictions as CSV files."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the console shows while training: a header, a line an epoch, and a bar on a terminal."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

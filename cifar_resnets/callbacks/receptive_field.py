@@ -1,7 +1,5 @@
 """Shows theoretical and effective receptive fields of the trained network in TensorBoard."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning.pytorch as pl

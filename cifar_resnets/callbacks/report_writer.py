@@ -1,7 +1,5 @@
 """Writes the report of a run at the end of a test."""
 
-from __future__ import annotations
-
 import io
 import logging
 from pathlib import Path

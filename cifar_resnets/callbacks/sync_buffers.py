@@ -1,7 +1,5 @@
 """Copies the buffers of rank 0 to all ranks before each evaluation and each checkpoint."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import lightning.pytorch as pl

@@ -1,7 +1,5 @@
 """Checks before the first step that all folders of a run can be written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import lightning.pytorch as pl

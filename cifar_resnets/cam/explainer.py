@@ -1,7 +1,5 @@
 """Explains predictions: heatmaps at chosen layers, and the part of an image that the hottest unit sees."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Feature maps inside a network: reads them from its modules, and chooses the module for heatmaps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

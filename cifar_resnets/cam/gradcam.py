@@ -4,8 +4,6 @@ Source: Selvaraju et al. (2017), "Grad-CAM: Visual explanations from deep networ
 section 3. The other methods come from the package pytorch-grad-cam, and so does the scale of the maps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ The package switches a network to evaluation for good, gives every parameter a g
 bfloat16, and its progress bars cannot be turned off. Here it works on a copy that is discarded, without the bars.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

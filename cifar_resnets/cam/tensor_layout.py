@@ -1,7 +1,5 @@
 """Finds the layout of feature maps: which dimensions of a module's output are height, width and channels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Arguments that come from a checkpoint, and class paths of former versions among those that the user gives."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence

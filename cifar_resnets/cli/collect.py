@@ -4,8 +4,6 @@ Runs belong to one group if they have the same name and the same configuration, 
 `comparable_settings` leaves out; of several runs with one seed, the newest counts.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

@@ -1,7 +1,5 @@
 """Checks of recipes and command lines that the parser does not make: duplicate keys, null, sizes of 0."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json

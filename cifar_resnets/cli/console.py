@@ -1,7 +1,5 @@
 """Sets up the console: the project's own lines, and no warning that a user cannot act on."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings
@@ -51,5 +49,8 @@ def set_up_messages() -> None:
     own.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # says which rank has failed, when Lightning's launcher ends the others
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each fork that it ends
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -6,8 +6,6 @@ without: `--explain null` all figures and the report, `--explain.misclassified n
 `--explain.report false` one of them, `--trainer.enable_progress_bar false` the bar.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`cifar-resnets find-lr`: runs LRFinder's range test on the network and data of a recipe, without training."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Turns an error of the command line into one line: jsonargparse often reports twenty lines of types."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

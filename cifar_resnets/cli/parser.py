@@ -1,7 +1,5 @@
 """The argument parser of the light subcommands, and a check of `--plot`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import NoReturn

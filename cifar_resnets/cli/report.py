@@ -1,7 +1,5 @@
 """`cifar-resnets report`: one HTML file about a run, or about several side by side; imports no torch."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

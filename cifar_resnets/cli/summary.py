@@ -1,7 +1,5 @@
 """`cifar-resnets summary`: a network's layers and their receptive fields, without importing Lightning."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import sys

@@ -32,7 +32,6 @@ from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
 from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.distributed.rank_watch import watch
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
 from cifar_resnets.errors import ConfigurationError, UserError
 from cifar_resnets.runs import resume
@@ -177,7 +176,6 @@ class CLI(LightningCLI):
             if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
                 shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
             raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
-        watch(trainer)
         return trainer
 
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100, read by torchvision, and downloaded once if they are missing."""
 
-from __future__ import annotations
-
 import errno
 import http.client
 import logging

@@ -1,7 +1,5 @@
 """The base class of all data sources: classes, split, statistics and loaders; a source adds its images."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from abc import ABC, abstractmethod

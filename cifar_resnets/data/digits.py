@@ -1,7 +1,5 @@
 """Scikit-learn's handwritten digits: 1,797 real images that come with a package, to try everything offline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Caches decoded images in a file for the next start."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Finds image files in folders, and decodes them to RGB."""
 
-from __future__ import annotations
-
 import logging
 import os
 import unicodedata

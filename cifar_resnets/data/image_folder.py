@@ -1,7 +1,5 @@
 """Images in folders, one folder per class: decoded once, then read from a cache."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Splits the training images of a source into training and validation images."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

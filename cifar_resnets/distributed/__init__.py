@@ -1,1 +1,1 @@
-"""Several processes that train together: collectives, batch norm over ranks, schedulers, signals."""
+"""Several processes that train together: collectives, batch norm over ranks, failing ranks, schedulers, signals."""

@@ -1,23 +1,21 @@
-"""The scheduler's job that a run belongs to."""
-
-from __future__ import annotations
+"""The job of SLURM, or the launch of torchrun, that a process belongs to."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 
-UNNAMED = "none"  # what torchrun calls a launch that nobody has named
-REQUEUE_TIMEOUT = 60  # seconds that `scontrol` may take
+UNNAMED = "none"  # torchrun's name of a launch without `--rdzv-id`
+REQUEUE_TIMEOUT = 60  # seconds for `scontrol`
 
 
 def job_name(env: Mapping[str, str] | None = None) -> str | None:
-    """What identifies the job of SLURM, or the launch of torchrun, that this process belongs to; None without either.
+    """Returns the name of the SLURM job, or torchrun launch, of this process; None without either.
 
     It stays the same when the job is requeued, or the launch restarted.
 
     Args:
-        env: variables of the environment; the process' own if not given.
+        env: environment variables; those of this process if not given.
     """
     env = os.environ if env is None else env
     if "SLURM_ARRAY_JOB_ID" in env:
@@ -30,9 +28,12 @@ def job_name(env: Mapping[str, str] | None = None) -> str | None:
 
 
 def is_restarted(env: Mapping[str, str] | None = None) -> bool:
-    """Whether the job may have run before: SLURM has requeued it, or it is a launch of torchrun that has a name.
+    """Returns whether the job may have run before: SLURM has requeued it, or it is a torchrun launch with a name.
 
-    How often torchrun has restarted its processes does not tell: it starts anew with each agent.
+    torchrun's own count of restarts begins at 0 again with each agent.
+
+    Args:
+        env: environment variables; those of this process if not given.
     """
     env = os.environ if env is None else env
     if env.get("TORCHELASTIC_RUN_ID", UNNAMED) != UNNAMED:
@@ -41,16 +42,24 @@ def is_restarted(env: Mapping[str, str] | None = None) -> bool:
 
 
 def rank_by_environment(env: Mapping[str, str] | None = None) -> int:
-    """Which of a run's processes this one is, as far as torchrun, SLURM or Lightning have told it; 0 is the first."""
+    """Returns the rank that torchrun, SLURM or Lightning has given this process in its environment; 0 without one."""
     env = os.environ if env is None else env
     return int(next((env[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if env.get(name)), 0))
 
 
+def is_under_torchrun() -> bool:
+    """Returns whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def requeue(env: Mapping[str, str] | None = None) -> str | None:
-    """Puts the job of SLURM into its queue again; why it could not be done, or None.
+    """Requeues the SLURM job.
 
     Args:
-        env: variables of the environment; the process' own if not given.
+        env: environment variables; those of this process if not given.
+
+    Returns:
+        The reason if it could not be requeued, or None.
     """
     job = job_name(env)
     if job is None or not job.startswith("slurm "):

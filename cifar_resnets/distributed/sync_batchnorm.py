@@ -1,6 +1,4 @@
-"""Batch normalisation on several ranks: statistics of the whole batch where wanted, and buffers that agree."""
-
-from __future__ import annotations
+"""Batch normalisation with the statistics of the whole batch on several ranks."""
 
 import functools
 from typing import Any, cast
@@ -18,18 +16,24 @@ from cifar_resnets.errors import ConfigurationError
 
 
 class BatchNormSync(TorchSyncBatchNorm):
-    """What `--trainer.sync_batchnorm true` does: batch statistics of all ranks in training, nothing on one rank.
+    """Computes batch statistics over all ranks in training (`--trainer.sync_batchnorm true`).
 
-    Lightning's own plugin refuses the CPU, and takes the activation away from timm's layers that have one, for good.
-    Here a layer stays the same object, with its parameters, buffers and hooks, and changes its class, as
-    `torch.nn.utils.parametrize` does: `torch.nn.SyncBatchNorm` on a GPU, the same figures in plain torch on the CPU.
+    Lightning's plugin refuses the CPU, and drops the activation of timm's layers that have one. Here a layer stays the
+    same object, with its parameters, buffers and hooks, and changes its class, as with `torch.nn.utils.parametrize`:
+    `torch.nn.SyncBatchNorm` on a GPU, the same computation in plain torch on the CPU.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronises the batch-norm layers of a LightningModule that a Trainer sets up.
+        """Synchronises the batch-norm layers of a LightningModule.
+
+        Args:
+            model: LightningModule of a Trainer that sets it up.
+
+        Returns:
+            The same module.
 
         Raises:
-            ConfigurationError: for a layer with a forward of its own, which would be lost.
+            ConfigurationError: if a layer has a forward of its own, which would not be called.
         """
         device = cast(pl.LightningModule, model).trainer.strategy.root_device
         how = _OnCPU if device.type == "cpu" else nn.SyncBatchNorm
@@ -40,7 +44,7 @@ class BatchNormSync(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Gives the layers their own classes back."""
+        """Restores the classes of the layers."""
         for layer in model.modules():
             if isinstance(layer, _Synchronised):
                 layer.__class__ = layer.own_class  # type: ignore[assignment]  # of what is no longer one of these
@@ -54,14 +58,14 @@ def _check(name: str, kind: type[_BatchNorm]) -> None:
 
 
 class _Synchronised(nn.Module):
-    """The first of a layer's classes while it is synchronised; the second is `nn.SyncBatchNorm` or `_OnCPU`."""
+    """The first base class of a synchronised layer; the second is `nn.SyncBatchNorm` or `_OnCPU`."""
 
     own_class: type[_BatchNorm]  # the third
-    process_group = None  # nn.SyncBatchNorm: all ranks
+    process_group = None  # of nn.SyncBatchNorm: all ranks
 
     def forward(self, images: Tensor) -> Tensor:
         normalised: Tensor = super().forward(images)
-        if isinstance(self, BatchNormAct2d):  # whose own forward, the next of its classes, is not called
+        if isinstance(self, BatchNormAct2d):  # its own forward is not called
             normalised = self.act(self.drop(normalised))
         return normalised
 
@@ -73,11 +77,11 @@ def _synchronised(own_class: type[_BatchNorm], how: type[_BatchNorm]) -> type[_B
 
 
 class _OnCPU(_BatchNorm):
-    """`nn.SyncBatchNorm` for CPU tensors, which that refuses."""
+    """Does for CPU tensors what `nn.SyncBatchNorm` does on a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
-            return _BatchNorm.forward(self, input)  # not the next class: it may add an activation
+            return _BatchNorm.forward(self, input)  # not super(): a timm layer would apply its activation
         self._check_input_dim(input)  # type: ignore[no-untyped-call]  # of torch
         normalised, mean, variance = _normalise(input, self.eps)
         if self.track_running_stats:
@@ -99,12 +103,12 @@ class _OnCPU(_BatchNorm):
 
 
 def _normalise(images: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (n, c, ...) of this rank with the statistics of all ranks, which may have different numbers of them.
+    """Normalises images (n, c, ...) of this rank with the statistics of all ranks, which may differ in n.
 
-    The squares are summed around the mean: as a difference of sums, a variance is lost beside a large mean.
+    The squares are summed around the mean: a difference of sums loses a small variance beside a large mean.
 
     Returns:
-        The images in float32 or more; mean and unbiased variance of each channel (c,) in float64.
+        The images in float32 or float64; mean and unbiased variance of each channel (c,) in float64.
     """
     dims = [0, *range(2, images.ndim)]
     images = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -119,12 +123,12 @@ def _normalise(images: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _along(values: Tensor, images: Tensor) -> Tensor:
-    """One value a channel, to be combined with images (n, c, ...), in their type."""
+    """Reshapes one value a channel to broadcast with images (n, c, ...), in their dtype."""
     return values.to(images.dtype).view(1, -1, *[1] * (images.ndim - 2))
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum over ranks with its gradient; torch.distributed.nn's is deprecated."""
+    """Sums over ranks, with a gradient; the function of torch.distributed.nn is deprecated."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -134,7 +138,7 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # the loss of each rank depends on the values of all: gradients are summed, too
+        # the loss of each rank depends on the values of all ranks
         return _sum_over_ranks(gradients[0])
 
 

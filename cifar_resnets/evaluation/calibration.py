@@ -1,7 +1,5 @@
 """Calibration, confused pairs, and precision and recall of predicted probabilities, with NumPy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

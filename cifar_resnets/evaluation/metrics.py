@@ -1,7 +1,5 @@
 """Loss and accuracy of training, validation and test images, overall and per class, exact for any number of ranks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,15 +125,20 @@ class TrainingMetrics(Metric):
         self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
         for name in ("correct", "images"):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-        self._num_batches = 0  # that count, the same on all ranks
+        self._num_summed = 0  # batches whose losses are in the sums
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # batches of a step that is not taken yet
         self._losses: list[Tensor] = []
         self._classes: list[list[Tensor]] = []  # predictions and labels
 
     @property
+    def num_batches(self) -> int:
+        """Returns how many batches count; the same on all ranks."""
+        return self._num_summed + len(self._losses)
+
+    @property
     def is_empty(self) -> bool:
         """Returns whether no batch has counted yet; the same on all ranks."""
-        return self._num_batches == 0
+        return self.num_batches == 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keeps a batch until its step is taken: its mean loss, logits (n, num_classes), labels (n,)."""
@@ -148,9 +151,9 @@ class TrainingMetrics(Metric):
 
     def count(self) -> None:
         """Counts the batches of a step that is taken."""
-        self._losses += [loss for loss, _, _ in self._pending]
-        self._classes += [classes for _, *classes in self._pending]
-        self._num_batches += len(self._pending)
+        # no `+=`, which would assign an attribute of a Module: a microsecond each
+        self._losses.extend(loss for loss, _, _ in self._pending)
+        self._classes.extend(classes for _, *classes in self._pending)
         self._pending.clear()
         if len(self._losses) >= self.num_kept:
             self.update()
@@ -165,6 +168,7 @@ class TrainingMetrics(Metric):
         if self._losses and not keep_losses:
             # those of a checkpoint are on the CPU
             self.loss += torch.stack([loss.to(self.loss.device) for loss in self._losses]).sum()
+            self._num_summed += len(self._losses)
             self._losses.clear()
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,14 +186,14 @@ class TrainingMetrics(Metric):
         """Returns the figures, and resets the metrics."""
         figures = self.figures()
         self.reset()
-        self._num_batches = 0
+        self._num_summed = 0
         return figures
 
     def states(self) -> list[dict[str, Any]]:
         """Returns what each rank has counted, on the CPU, for `load_states`; all ranks have to call this."""
         self.update(keep_losses=True)
         own: dict[str, Any] = {name: getattr(self, name).cpu() for name in self.metric_state}
-        own |= {"losses": [loss.cpu() for loss in self._losses], "num_batches": self._num_batches}
+        own |= {"losses": [loss.cpu() for loss in self._losses], "num_batches": self.num_batches}
         states: list[dict[str, Any]] = [own] * world_size()
         if len(states) > 1:
             dist.all_gather_object(states, own)
@@ -203,7 +207,7 @@ class TrainingMetrics(Metric):
             setattr(self, name, values[rank] if same else values.sum(dim=0) * (rank == 0))
         own = [states[rank]] if same else states if rank == 0 else []
         self._losses = [loss for state in own for loss in state["losses"]]
-        self._num_batches = states[0]["num_batches"]
+        self._num_summed = states[0]["num_batches"] - len(self._losses)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

@@ -1,7 +1,5 @@
 """Test-time augmentation: averages the logits of several views of an image."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

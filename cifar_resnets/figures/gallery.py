@@ -4,8 +4,6 @@ TensorBoard shows a picture 350 pixels wide until it is clicked, and then in its
 pixels wide, with letters that can still be read at half the size.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 as long, and adds nodes for weights, constants and sizes, which hide the layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

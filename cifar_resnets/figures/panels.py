@@ -1,7 +1,5 @@
 """Scales images to panels of one size, and blends them with heatmaps and with the difference of two heatmaps."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Initial weights: convolutions that are identities, and a first layer that whitens."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Builds networks by their names in timm's registry, and checks that they take the data's images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

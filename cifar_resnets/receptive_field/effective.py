@@ -5,8 +5,6 @@ networks", section 3: the gradient of a unit in the centre with respect to the i
 batch. Departure: the pixel with the largest gradient takes the place of the centre.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

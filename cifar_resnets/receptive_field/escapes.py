@@ -1,7 +1,5 @@
 """Detects where a network reads the values of a tensor outside of PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs a network without nonlinearities, so that a gradient flows from each unit to every pixel that it sees."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

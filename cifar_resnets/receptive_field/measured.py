@@ -6,8 +6,6 @@ its window, and the image is long enough to contain the field. Between layers, g
 those at the border of a deep network's field are too small to be represented.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence

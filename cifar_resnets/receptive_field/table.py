@@ -1,7 +1,5 @@
 """Prints the table of a network's layers, for a terminal or as CSV, Markdown or JSON."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

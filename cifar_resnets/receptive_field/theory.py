@@ -6,8 +6,6 @@ Source: Araujo, Norris and Sim (2019), "Computing receptive fields of convolutio
 2 to 4; here also for the path with the smallest field, and through every operation in `rules.registry.RULES`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

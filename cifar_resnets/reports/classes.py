@@ -1,7 +1,5 @@
 """Accuracy, confusion and calibration of an evaluation, class by class."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The curves of one run, or of several over each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple

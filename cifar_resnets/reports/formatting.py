@@ -1,7 +1,5 @@
 """Numbers as text, with units."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Single images: the gallery of a run, and those that only one of two runs classifies correctly."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

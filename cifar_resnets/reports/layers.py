@@ -1,7 +1,5 @@
 """The receptive fields of a run's network, from `layers.csv`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

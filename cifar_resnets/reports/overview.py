@@ -1,7 +1,5 @@
 """The accuracy, settings and origin of a run: the numbers at the top of a report."""
 
-from __future__ import annotations
-
 import os.path
 import shlex
 from typing import Any

@@ -1,7 +1,5 @@
 """`cifar-resnets report`: one HTML file about a run, or about several side by side; neither torch nor Lightning."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Several runs side by side: their figures, their settings, and the images on which they differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Compares two evaluations of the same images: which changed, and whether the difference is significant."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

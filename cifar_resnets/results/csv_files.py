@@ -1,7 +1,5 @@
 """Reads the CSV files of a run, also if the last row was cut off in the middle of a write."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

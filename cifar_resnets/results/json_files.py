@@ -3,8 +3,6 @@
 A reader raises one of `run_folder.DAMAGE` for a file that is damaged, or another one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

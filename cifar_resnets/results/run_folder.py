@@ -1,7 +1,5 @@
 """Reads the folder of a run, as far as its files exist and are undamaged."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import os

@@ -1,7 +1,5 @@
 """Groups runs that differ only in their seed, with the mean and spread of their accuracies."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

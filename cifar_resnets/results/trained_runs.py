@@ -1,7 +1,5 @@
 """Finds the runs below a folder, with the settings and the accuracy of each."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os

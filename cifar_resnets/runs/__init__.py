@@ -1,1 +1,1 @@
-"""Where a run keeps its files, and what it remembers of itself."""
+"""The files of a run: its folder, its checkpoints and logs, and how it is resumed from them."""

@@ -1,7 +1,5 @@
 """Applies settings that the user has changed to the checkpoint of a run that is resumed."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@ A checkpoint is a file of `torch.save`, which is a zip archive. The archive's co
 SHA-256 of everything before it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterator, Mapping

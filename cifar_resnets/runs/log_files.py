@@ -1,7 +1,5 @@
 """Logs of a run: metrics.csv, the event files of TensorBoard, and how to cut them back to a checkpoint."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

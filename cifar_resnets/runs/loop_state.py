@@ -6,8 +6,6 @@ after the hook. tests/callbacks/test_exact_resume.py compares resumed runs with 
 Lightning changes.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import lightning.pytorch as pl

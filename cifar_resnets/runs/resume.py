@@ -1,7 +1,5 @@
 """Finds the run and the checkpoint from which a fit goes on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A folder of its own for each run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Class paths of version 0.1.0, which stand in recipes and checkpoints, and where the classes are now."""
 
-from __future__ import annotations
-
 from typing import Any
 
 NOW = {

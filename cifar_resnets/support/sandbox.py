@@ -1,7 +1,5 @@
 """Runs a network, with or without gradients, in any mode of PyTorch, and restores it afterwards."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

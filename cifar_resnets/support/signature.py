@@ -1,7 +1,5 @@
 """The parameters of constructors, through inheritance."""
 
-from __future__ import annotations
-
 import inspect
 
 

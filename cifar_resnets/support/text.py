@@ -1,7 +1,5 @@
 """Text for a terminal and for files of tables: suggestions, CSV, Markdown."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import io

@@ -5,8 +5,6 @@ batch is noisy, and a diverging loss unbounded; so each function first clips the
 without a lag (`centred`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """The result of a learning-rate search: suggestions from one or several range tests."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Builds optimizers of torch and timm by name, with parameter groups for weight decay and learning rate."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

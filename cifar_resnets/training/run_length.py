@@ -1,7 +1,5 @@
 """The length of a run in optimizer steps."""
 
-from __future__ import annotations
-
 import math
 
 import lightning.pytorch as pl

@@ -37,7 +37,7 @@ from benchmarks.shared import (
     positive,
     span,
     table,
-    verdict,
+    target_note,
 )
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.image_folder import ImageFolder
@@ -255,7 +255,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             cpu_table(report["rows"]) if is_cpu else gpu_table(report["rows"]),
-            cpu_verdict(first, report["target"]) if is_cpu else gpu_verdict(first, report["target"]),
+            cpu_result(first, report["target"]) if is_cpu else gpu_result(first, report["target"]),
             paragraph(f"{what} all have their turn."),
         ]
     )
@@ -272,9 +272,9 @@ def cpu_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def cpu_verdict(row: dict[str, Any], goal: float) -> str:
+def cpu_result(row: dict[str, Any], goal: float) -> str:
     """The ratio of the resident loader."""
-    words = verdict(row["ratio"] >= goal, f"{goal:g}")
+    words = target_note(row["ratio"] >= goal, f"{goal:g}")
     return paragraph(f"{row['name']}: {row['ratio']:.1f} times the images/s of the better row of {BASELINE} ({words})")
 
 
@@ -285,8 +285,8 @@ def gpu_table(rows: list[dict[str, Any]]) -> str:
     return table(["", "images/s", "ms a batch", "share of a step"], shares)
 
 
-def gpu_verdict(row: dict[str, Any], goal: float) -> str:
+def gpu_result(row: dict[str, Any], goal: float) -> str:
     """The share of the resident loader."""
     step = f"a training step of {NETWORK} ({PRECISION}, channels_last)"
-    words = verdict(row["share"] <= goal, percent(goal, 0))
+    words = target_note(row["share"] <= goal, percent(goal, 0))
     return paragraph(f"{row['name']}: {percent(row['share'])} of {step} ({words})")

@@ -113,13 +113,6 @@ def peak_rss_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def machine(device: torch.device) -> str:
-    """Hardware and versions in two parts with a semicolon between them."""
-    known = describe(device)
-    versions = ", ".join(f"{name} {known[name]}" for name in ("torch", "lightning"))
-    return f"{known['gpu'] or known['processor']}, threads: {known['threads']}; {versions}, Python {known['python']}"
-
-
 def machine_paragraph(known: dict[str, Any]) -> str:
     """What `describe` says, and the load of the CPUs before the first measurement as `load`."""
     cpus = f"{known['processor']}, {known['cpus']} CPUs, threads: {known['threads']}, load {known['load']:.2f}"
@@ -154,8 +147,8 @@ def item(text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
-def verdict(is_reached: bool, target: str) -> str:
-    """Whether a target was reached, in words."""
+def target_note(is_reached: bool, target: str) -> str:
+    """Formats a target, and whether it was reached."""
     return f"target {target}: {'reached' if is_reached else 'missed'}"
 
 
@@ -167,6 +160,11 @@ def percent(part: float, digits: int = 2) -> str:
 def span(rates: Sequence[float]) -> str:
     """The lowest and the highest of some rates."""
     return f"{min(rates):,.0f} to {max(rates):,.0f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Formats a time in milliseconds."""
+    return f"{1000 * seconds:,.1f}"
 
 
 def plural(number: int, what: str) -> str:

@@ -18,14 +18,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
-from benchmarks.fit import NUM_VAL, WARM_UP, Clock, Noise, fit
+from benchmarks.fit import WARM_UP, Clock, Noise, add_fit_arguments, fit
 from benchmarks.networks import batch_loss
 from benchmarks.shared import (
     COMPILE_MODES,
     NUM_CLASSES,
     PRECISIONS,
-    add_accelerator,
     device_of,
     now,
     paragraph,
@@ -34,7 +34,7 @@ from benchmarks.shared import (
     positive,
     span,
     table,
-    verdict,
+    target_note,
 )
 from cifar_resnets.cli.train import CLI
 from cifar_resnets.data.datamodule import DEFAULT_AUGMENTATION
@@ -48,16 +48,15 @@ TARGET_CPU, TARGET_GPU, TARGET_FAST_GPU = 0.98, 0.97, 0.95
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this part."""
-    parser.add_argument("--network", default="cifar_resnet20", help="a name of timm's registry (default: %(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=128, help="images a step (default: %(default)s)")
+    add_fit_arguments(parser)
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="of both (default: %(default)s)")
     parser.add_argument("--compile", choices=COMPILE_MODES, help="torch.compile in this mode, of both")
     parser.add_argument("--fast", action="store_true", help="fit by `--model.fast true`")
+    parser.set_defaults(image_size=32)
     parser.add_argument("--steps", type=positive, default=60, help="timed steps a round (default: %(default)s)")
     parser.add_argument(
         "--rounds", type=positive, default=3, help="of each, after one that does not count (default: %(default)s)"
     )
-    add_accelerator(parser)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -115,6 +114,7 @@ def fit_arguments(args: argparse.Namespace, folder: str) -> list[str]:
         "--data": f"{Noise.__module__}.{Noise.__name__}",
         "--data.num_batches": args.steps + WARM_UP,
         "--data.batch_size": args.batch_size,
+        "--data.image_size": args.image_size,
         "--trainer.accelerator": args.accelerator,
         "--trainer.devices": 1,
         "--trainer.precision": args.precision,
@@ -128,11 +128,12 @@ def fit_arguments(args: argparse.Namespace, folder: str) -> list[str]:
 
 def time_loop(args: argparse.Namespace, device: torch.device, is_fused: bool) -> float:
     """Seconds of as many steps of a loop that does nothing but train."""
-    loader = resident_loader(args, device)
+    data = Noise(args.steps + WARM_UP, args.batch_size, image_size=args.image_size)
+    loader = resident_loader(data, device)
     network = create_network(args.network, NUM_CLASSES).to(device).to(memory_format=torch.channels_last)
-    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **options, **({"fused": True} if is_fused else {}))
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=args.steps + WARM_UP)
+    optimizer, scheduler = optimizer_and_schedule(network, args.steps + WARM_UP, is_fused)
+    is_mixed = args.precision == "bf16-mixed"
+    precision = functools.partial(torch.autocast, device.type, torch.bfloat16) if is_mixed else contextlib.nullcontext
     loss_of: Any = functools.partial(batch_loss, network)
     if args.compile:
         loss_of = torch.compile(loss_of, mode=args.compile)
@@ -141,7 +142,7 @@ def time_loop(args: argparse.Namespace, device: torch.device, is_fused: bool) ->
         if step == WARM_UP:
             start = now(device)
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
+        with precision():
             loss = loss_of(images, labels)
         loss.backward()
         optimizer.step()
@@ -149,14 +150,23 @@ def time_loop(args: argparse.Namespace, device: torch.device, is_fused: bool) ->
     return now(device) - start
 
 
-def resident_loader(args: argparse.Namespace, device: torch.device) -> TrainLoader:
+def optimizer_and_schedule(
+    network: nn.Module, num_steps: int, is_fused: bool = False
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Builds SGD and one cycle as `fit` has them by default."""
+    options: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    options |= {"fused": True} if is_fused else {}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **options)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=num_steps)
+
+
+def resident_loader(data: Noise, device: torch.device) -> TrainLoader:
     """The loader that the data module gives to a trainer."""
-    images, labels = (torch.from_numpy(values) for values in Noise(args.steps + WARM_UP, args.batch_size).load("train"))
-    num = len(images) - NUM_VAL
+    images, labels = (torch.from_numpy(values)[: -data.num_val].to(device) for values in data.load("train"))
     return TrainLoader(
-        images[:num].to(device),
-        labels[:num].to(device),
-        batch_size=args.batch_size,
+        images,
+        labels,
+        batch_size=data.batch_size,
         mean=[0.5] * 3,
         std=[0.25] * 3,
         augmentation=DEFAULT_AUGMENTATION,
@@ -171,7 +181,7 @@ def markdown(report: dict[str, Any]) -> str:
         [name, f"{report['images_per_second'][key]:,.0f}", span(report["rounds"][key])] for key, name in NAMES.items()
     ]
     given, goal = report["arguments"], report["target"]
-    figures = f"ratio {report['ratio']:.3f} ({verdict(report['ratio'] >= goal, f'{goal:g}')})"
+    figures = f"ratio {report['ratio']:.3f} ({target_note(report['ratio'] >= goal, f'{goal:g}')})"
     what = [f"{given['network']}, batches of {given['batch_size']}, precision {given['precision']}"]
     what += [f"compiled in mode {given['compile']}"] if given["compile"] else []
     what += ["model.fast"] if given["fast"] else []

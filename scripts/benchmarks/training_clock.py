@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from benchmarks.fit import timed
 from benchmarks.shared import now
 from cifar_resnets.callbacks.dashboard import Stopwatch
 from cifar_resnets.classifier import ImageClassifier
@@ -77,17 +76,3 @@ class TrainingClock(pl.Callback):
             }
         )
         self.training.resume()
-
-
-def timed(function: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
-    """The function, whose seconds a watch adds up."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        watch.resume()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            watch.pause()
-
-    return run

@@ -20,6 +20,8 @@ from support import TINY, shell
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
 
+pytestmark = pytest.mark.process
+
 TWO_RANKS = "{devices: 2, strategy: ddp_fork}"
 SYNC = "{devices: 2, strategy: ddp_fork, sync_batchnorm: true}"
 

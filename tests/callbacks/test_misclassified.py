@@ -478,6 +478,7 @@ class Signed(Gallery):
         return super()._show(trainer, module, folder, *args)
 
 
+@pytest.mark.process
 def test_two_ranks_show_what_one_shows_and_write_it_once(tmp_path):
     found = {}
     for ranks in (1, 2):

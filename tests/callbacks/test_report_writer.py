@@ -144,6 +144,7 @@ def test_nothing_in_a_dry_run_or_after_a_validation(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("layers.csv"))
 
 
+@pytest.mark.process
 def test_two_ranks_write_one_report(tmp_path: Path) -> None:
     run(tmp_path, ReportWriter(tmp_path), Counter(tmp_path), strategy="ddp_fork", devices=2, fit=False)
     assert [path.name for path in sorted(tmp_path.glob("rank*"))] == ["rank0-wrote", "rank1-did-not"]

@@ -70,6 +70,19 @@ def test_auto_reads_a_damaged_file_and_then_the_next(calls: list[str], cli: Run)
     assert calls == ["last.ckpt", "best.ckpt", *ONCE, "best.ckpt", *ONCE]  # nothing was left to train but the test
 
 
+def test_the_rates_of_a_resumed_fit_are_set_once(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = "{accelerator: cpu, callbacks: [{class_path: LRFinder, init_args: {num_steps: 50, min_lr: 0.001}}], "
+    (tmp_path / "r.yaml").write_text(TINY.replace("{accelerator: cpu, ", finder) + "explain: null\n")
+    assert run("fit", "-c", "r.yaml", cwd=tmp_path).status == 0
+    found: list[float] = []
+    monkeypatch.setattr(ImageClassifier, "set_rates", lambda self, lr, lr_min=None: found.append(lr))
+    result = cli("fit", "-c", "r.yaml", "--ckpt_path", "last")
+    assert (result.status, result.err) == (0, "")
+    saved = checkpoint_file.read_checkpoint_file(tmp_path / CHECKPOINTS / "last.ckpt")
+    assert found == [saved["hyper_parameters"]["lr"]]
+    assert found != [0.05]  # as configured
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_an_evaluation(command: str, calls: list[str], cli: Run) -> None:
     result = cli(command, "--ckpt_path", f"{CHECKPOINTS}/best.ckpt")

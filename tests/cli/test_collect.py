@@ -137,6 +137,7 @@ def test_table_in_a_pipe(cli: Callable[..., Result], logs: Path) -> None:
     assert result.out.count("it has not finished") == 2
 
 
+@pytest.mark.process
 def test_table_of_80_columns(logs: Path) -> None:
     write_trained(logs / "x/version_0", name="z" * 60)
     write_trained(logs / "x/version_1", name="猫" * 30)
@@ -205,6 +206,7 @@ def test_a_name_may_hold_anything(cli: Callable[..., Result], tmp_path: Path, na
     assert json.loads(cli("collect", "--format", "json").out)["groups"][0]["name"] == name
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("style", ["table", "csv", "markdown", "json"])
 def test_an_output_that_cannot_show_the_names(tmp_path: Path, style: str) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/logs/caf\xe9"))
@@ -243,6 +245,7 @@ def test_one_line_for_what_is_wrong(
     assert all(word in result.err for word in words), result.err
 
 
+@pytest.mark.process
 def test_without_a_single_configuration_there_is_no_table(cli: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "logs/version_0").mkdir(parents=True)
     result = cli("collect")
@@ -303,6 +306,7 @@ def test_real_runs(real: Path) -> None:
     assert "it has not finished" in reasons["logs/tiny/version_2"]
 
 
+@pytest.mark.process
 def test_the_validation_accuracy_is_that_which_chose_the_checkpoint(real: Path) -> None:
     found = read_trained(real / "logs/tiny/version_0")
     shown = run("validate", "--ckpt_path", "logs/tiny/version_0/checkpoints/best.ckpt", "--explain", "null", cwd=real)

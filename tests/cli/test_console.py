@@ -69,6 +69,7 @@ def set_up() -> Iterator[None]:
         each.setLevel(level)
 
 
+@pytest.mark.process
 def test_our_lines_are_on_stdout_and_what_lightning_tells_everyone_nowhere() -> None:
     done = subprocess.run([sys.executable, "-c", LINES], capture_output=True, text=True, check=True)
     assert done.stdout == "3 images\n"  # once, although it was set up twice

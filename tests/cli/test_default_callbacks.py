@@ -181,6 +181,7 @@ def test_the_user_s_loggers_and_bar_are_left_alone(tmp_path: Path) -> None:
     assert arguments["default_root_dir"] == tmp_path / "checkpoints"
 
 
+@pytest.mark.process
 def test_the_memory_of_fifty_validations_with_all_callbacks_is_flat() -> None:
     # in a process of its own: this one has freed memory of other tests to give
     command = [sys.executable, str(Path(__file__).parents[1] / "many_validations.py")]

@@ -72,6 +72,7 @@ def test_the_table_of_a_recipe_and_nothing_else(cli: Run, tiny: tuple[str, str],
     assert contents(tmp_path) == before
 
 
+@pytest.mark.process
 def test_as_a_process(tiny: tuple[str, str], tmp_path: Path) -> None:
     before = contents(tmp_path)
     result = shell("find-lr", *tiny, *SHORT, "--plot", "curve.png", cwd=tmp_path, OMP_NUM_THREADS="1")
@@ -141,6 +142,7 @@ def test_what_does_not_matter_changes_nothing(cli: Run, tiny: tuple[str, str], t
     assert contents(tmp_path) == before
 
 
+@pytest.mark.process
 def test_two_ranks_show_one_table(cli: Run, tiny: tuple[str, str], tmp_path: Path) -> None:
     before = contents(tmp_path)
     two_ranks = ("--trainer.devices", "2", "--trainer.strategy", "ddp_fork")

@@ -31,6 +31,7 @@ def one_line(result: Result, status: int, *words: str) -> None:
     assert all(word in result.err for word in words), result.err
 
 
+@pytest.mark.process
 def test_table_needs_no_lightning() -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -40,6 +41,7 @@ def test_table_needs_no_lightning() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.process
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -m cifar_resnets summary cifar_resnet110 --format csv | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)

@@ -171,6 +171,7 @@ def test_download_once(tiny, tmp_path, serve):
     assert [path.name for path in root.iterdir()] == [tiny.source.base_folder]
 
 
+@pytest.mark.process
 def test_two_processes_download_once(tiny10, tmp_path, serve):
     requests = serve(tiny10.source, sends(tiny10.archive, pause=0.3))
     context = multiprocessing.get_context("fork")  # the children share the small archive
@@ -184,6 +185,7 @@ def test_two_processes_download_once(tiny10, tmp_path, serve):
     assert [path.name for path in tmp_path.iterdir()] == [tiny10.source.base_folder]
 
 
+@pytest.mark.process
 def test_second_process_goes_on_where_the_first_failed(tiny10, tmp_path, serve):
     archive, attempts = tiny10.archive, []
 

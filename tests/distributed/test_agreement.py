@@ -22,4 +22,5 @@ def test_ranks_take_the_largest_of_what_each_says(tmp_path: Path) -> None:
 def _agree(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     (Path(folder) / f"{rank}").write_text(str(Agreement()([15 * rank, 1 - rank, 0])))
+    dist.barrier()  # the other one may still be connecting
     dist.destroy_process_group()

@@ -22,4 +22,5 @@ def test_as_many_as_there_are(tmp_path: Path) -> None:
 def _count(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     (Path(folder) / f"{rank}").write_text(str(world_size()))
+    dist.barrier()  # the other one may still be connecting
     dist.destroy_process_group()

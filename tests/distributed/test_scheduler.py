@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnets.distributed.scheduler import is_restarted, job_name, rank_by_environment, requeue
+from cifar_resnets.distributed.scheduler import is_restarted, is_under_torchrun, job_name, rank_by_environment, requeue
 
 ARRAY = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
 
@@ -33,7 +33,14 @@ def test_a_job_that_was_restarted() -> None:
     assert is_restarted({"TORCHELASTIC_RUN_ID": "mine"})
 
 
-def test_the_rank_that_speaks() -> None:
+def test_torchrun_names_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not is_under_torchrun()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert is_under_torchrun()
+
+
+def test_the_rank_of_this_process() -> None:
     assert rank_by_environment({}) == 0
     assert rank_by_environment({"RANK": "4", "LOCAL_RANK": "0"}) == 4  # the first of another node
     assert rank_by_environment({"SLURM_PROCID": "1", "SLURM_LOCALID": "0"}) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import time
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cifar_resnets.distributed.signals import SIGNALS, Signals, Stopped
+from cifar_resnets.distributed.signals import SIGNALS, Signals, Stopped, stop_forks
 
 
 @pytest.fixture
@@ -100,3 +102,27 @@ def test_the_handlers_of_before_come_back() -> None:
 
 def test_no_except_clause_for_errors_catches_it() -> None:
     assert not issubclass(Stopped, Exception)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_process_that_does_not_catch_it_ends_with_the_status_of_the_signal(signum: int) -> None:
+    stop = Stopped(signum, "last.ckpt")
+    assert isinstance(stop, SystemExit)
+    assert (stop.code, stop.signum, stop.checkpoint) == (128 + signum, signum, "last.ckpt")
+
+
+def test_forks_are_stopped_and_waited_for() -> None:
+    assert not stop_forks()
+    started = multiprocessing.Event()
+    fork = multiprocessing.get_context("fork").Process(target=_wait, args=(started,))
+    fork.start()
+    assert started.wait(10)
+    assert stop_forks()
+    assert fork.exitcode == 143
+    assert not stop_forks()
+
+
+def _wait(started: multiprocessing.synchronize.Event) -> None:
+    with Signals().installed():
+        started.set()
+        time.sleep(60)

@@ -30,7 +30,7 @@ from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.schedules import Constant
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
 TIMEOUT = timedelta(seconds=60)  # ranks that wait for each other in vain end with an error
 

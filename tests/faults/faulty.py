@@ -1,4 +1,4 @@
-"""A callback that makes one rank of a run fail: a recipe can name it, so that tests run the real command line."""
+"""Makes one rank of a run fail: a recipe can name these classes, so that tests run the real command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from cifar_resnets.data.digits import Digits
+from cifar_resnets.distributed.scheduler import rank_by_environment
 from cifar_resnets.errors import DataError
 
 KILLED, DATA, BUG, FULL = "killed", "data", "bug", "full"
@@ -19,7 +21,7 @@ class Faulty(pl.Callback):
 
     Args:
         fault: what happens.
-        hook: of a callback, in which it happens; `__init__` is before the ranks know of each other.
+        hook: of a callback, in which it happens; `__init__` is before the ranks are connected.
         rank: to which it happens.
         epoch: before which it does not happen, counted from 0.
     """
@@ -28,12 +30,19 @@ class Faulty(pl.Callback):
         self.fault, self.rank, self.epoch = fault, rank, epoch
         if hook != "__init__":
             setattr(self, hook, self._hook)
-        elif int(os.environ.get("LOCAL_RANK", "0")) == rank:
+        elif rank_by_environment() == rank:
             fail(fault)
 
     def _hook(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_rank == self.rank and trainer.current_epoch >= self.epoch:
             fail(self.fault)
+
+
+class FaultyDigits(Digits):
+    """Digits that cannot be prepared, which rank 0 does alone."""
+
+    def prepare_data(self) -> None:
+        fail(DATA)
 
 
 def fail(fault: str) -> None:

@@ -19,6 +19,8 @@ from processes import run
 
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file, write_checkpoint
 
+pytestmark = pytest.mark.process
+
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 
 

@@ -20,6 +20,8 @@ from PIL import Image
 from processes import run
 from support import TINY, Result, write_images
 
+pytestmark = pytest.mark.process
+
 GROUP = "images"
 RUN = "logs/tiny/version_0"
 QUICK = ("--trainer.fast_dev_run", "true")  # one batch: enough to see what is read

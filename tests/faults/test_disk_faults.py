@@ -22,6 +22,8 @@ from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
+pytestmark = pytest.mark.process
+
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 NOBODY = 65534
 

@@ -23,6 +23,8 @@ from support import TINY, Result
 
 from cifar_resnets.data.cifar import CIFAR10
 
+pytestmark = pytest.mark.process
+
 GROUP = "download"
 NOBODY = 65534
 RECIPE = TINY.replace("class_path: Digits", "class_path: CIFAR10").replace("num_train: 200", "root: data")

@@ -14,6 +14,8 @@ from faults.matrix import ends_well, fault, files_in, leaves_nothing, one_line
 from processes import Process, run
 from support import TINY, Result
 
+pytestmark = pytest.mark.process
+
 GROUP = "learning-rate finder"
 NUM_STEPS = 50
 FINDER = f"{{class_path: LRFinder, init_args: {{num_steps: {NUM_STEPS}, num_runs: 2, min_lr: 0.001}}}}"

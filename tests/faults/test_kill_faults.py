@@ -18,6 +18,8 @@ from processes import Process, run
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
+pytestmark = pytest.mark.process
+
 SAVES = ["--last_checkpoint.every_n_steps", "1"]
 
 

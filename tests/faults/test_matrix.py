@@ -12,6 +12,8 @@ from faults import matrix
 from faults.matrix import Matrix, as_markdown, as_text, ends_well, files_in, leaves_nothing, one_line
 from support import Result
 
+pytestmark = pytest.mark.process
+
 ROWS = """
 import pytest
 from faults.matrix import fault

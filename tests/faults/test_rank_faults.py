@@ -1,4 +1,4 @@
-"""One of two ranks fails or is killed: all processes end within 30 s with an error, and one line names the rank."""
+"""One of two ranks fails or is killed: all processes end within 30 s, none with status 0, and one line says so."""
 
 from __future__ import annotations
 
@@ -17,30 +17,41 @@ import processes
 import pytest
 from faults.faulty import BUG, DATA, FULL, KILLED
 from faults.matrix import fault, one_line
+from slurm_cluster import Cluster, slurm_cluster
 from support import TINY, Result
 
+pytestmark = pytest.mark.process
+
 TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+PATH = os.pathsep.join([str(TESTS), str(ROOT)])
+ON_CPU = "configs/hardware/cpu.yaml"
 TRAINER = ["--trainer.devices", "2", "--trainer.max_epochs", "3", "--trainer.num_sanity_val_steps", "0"]
 DAMAGED = "cifar-resnets: rank 1: cat/7.png is damaged"
-LAST = "the last checkpoint is logs/tiny/version_0/checkpoints/last.ckpt, start again with --ckpt_path auto"
+OBSERVED = r"\[rank: 1\] Child process with PID \d+ terminated with code (-?\d+)\. Forcefully terminating all .*"
+CHECKPOINT = "the checkpoint is logs/tiny/version_0/checkpoints/last.ckpt"
 
 
-def fit(strategy: str, fault: str, hook: str, rank: int, epoch: int = 0) -> list[str]:
-    """The command line of a run that fails."""
+def fit(strategy: str, *args: str) -> list[str]:
+    """Returns a command line with two ranks."""
+    return ["fit", "-c", "tiny.yaml", "--explain", "null", *TRAINER, "--trainer.strategy", strategy, *args]
+
+
+def failing(fault: str, hook: str, rank: int, epoch: int = 0) -> list[str]:
+    """Returns the arguments that make a rank fail."""
     faulty = {"fault": fault, "hook": hook, "rank": rank, "epoch": epoch}
     chosen = [word for key, value in faulty.items() for word in (f"--trainer.callbacks.{key}", str(value))]
-    callback = ["--trainer.callbacks", "faults.faulty.Faulty", *chosen]
-    return ["fit", "-c", "tiny.yaml", "--explain", "null", *TRAINER, "--trainer.strategy", strategy, *callback]
+    return ["--trainer.callbacks", "faults.faulty.Faulty", *chosen]
 
 
 @contextmanager
-def started(command: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process with a session of its own, of which nothing is left in the end."""
+def started(command: list[str], cwd: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts a process in a session of its own, of which nothing is left in the end."""
     (cwd / "tiny.yaml").write_text(TINY)
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH, **env},
         stdout=subprocess.PIPE,
         stderr=(cwd / "err").open("w"),
         text=True,
@@ -55,7 +66,7 @@ def started(command: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def session(number: int) -> list[int]:
-    """The living processes of a session."""
+    """Returns the living processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -84,63 +95,129 @@ def wait_until(condition: object, seconds: float) -> bool:
     return False
 
 
-def ddp(cwd: Path, *args: object) -> Result:
-    """Ranks that Lightning starts: rank 0 is the user's process, and has the others run the script again."""
-    with started([sys.executable, "-m", "cifar_resnets", *fit("ddp", *args)], cwd) as process:  # type: ignore[arg-type]
+def ddp(cwd: Path, *args: str) -> Result:
+    """Runs ranks that Lightning starts: rank 0 is the user's process, and starts the others."""
+    with started([sys.executable, "-m", "cifar_resnets", *fit("ddp", *args)], cwd) as process:
         return end_of(process, cwd / "err")
 
 
 @fault("rank killed in training (Lightning's launcher)")
-def test_rank_1_killed(tmp_path: Path) -> None:
-    result = ddp(tmp_path, KILLED, "on_train_batch_start", 1, 2)
-    assert result.err == f"cifar-resnets: rank 1 was killed (signal 9): {LAST}\n"
+@pytest.mark.parametrize("rank", [1, 0])
+def test_killed(tmp_path: Path, rank: int) -> None:
+    result = ddp(tmp_path, *failing(KILLED, "on_train_batch_start", rank, 2))
     assert result.status == 137
+    if rank:
+        observed(result.err, -9)
+    else:
+        assert result.err == ""  # the shell reports rank 0
 
 
-@fault("rank killed in training (Lightning's launcher)")
-def test_rank_0_killed(tmp_path: Path) -> None:
-    result = ddp(tmp_path, KILLED, "on_train_batch_start", 0, 2)
-    assert result.err == f"cifar-resnets: rank 0 was killed: {LAST}\n"
+def observed(line: str, status: int) -> None:
+    """Asserts that Lightning's launcher has reported rank 1, and its status."""
+    assert (match := re.fullmatch(OBSERVED, line.strip())), line
+    assert int(match[1]) == status
+
+
+@fault("rank fails before the ranks are connected (Lightning's launcher)")
+def test_before_the_ranks_are_connected(tmp_path: Path) -> None:
+    result = ddp(tmp_path, *failing(DATA, "__init__", 1))
+    assert result.status == 137  # Lightning's launcher kills rank 0
+    own, line = result.err.splitlines()
+    assert own == DAMAGED
+    observed(line, 3)
+
+
+@fault("rank fails in training (Lightning's launcher)")
+def test_rank_1_in_training(tmp_path: Path) -> None:
+    result = ddp(tmp_path, *failing(DATA, "on_train_batch_start", 1))
     assert result.status == 137
+    own, line = result.err.splitlines()
+    assert own == DAMAGED
+    observed(line, 3)
 
 
-@fault("rank fails before the ranks know of each other")
-@pytest.mark.parametrize(
-    ("what", "status", "line"),
-    [
-        (DATA, 3, DAMAGED),
-        (KILLED, 137, "cifar-resnets: rank 1 was killed (signal 9) before the start: start again"),
-    ],
-)
-def test_before_the_start(tmp_path: Path, what: str, status: int, line: str) -> None:
-    assert ddp(tmp_path, what, "__init__", 1) == Result(status, "", f"{line}\n")
+@fault("rank fails in training (Lightning's launcher)")
+def test_rank_0_in_training(tmp_path: Path) -> None:
+    line = "cifar-resnets: last.ckpt: No space left on device\n"
+    assert ddp(tmp_path, *failing(FULL, "on_save_checkpoint", 0)) == Result(6, "", line)
 
 
-@fault("rank fails (Lightning's launcher)")
-def test_data_of_rank_1(tmp_path: Path) -> None:
-    assert ddp(tmp_path, DATA, "on_train_batch_start", 1) == Result(3, "", f"{DAMAGED}\n")
+@fault("bug in a rank, at the end of its work (Lightning's launcher)")
+def test_bug_at_the_end(tmp_path: Path) -> None:
+    result = ddp(tmp_path, *failing(BUG, "on_test_end", 1))
+    assert result.status == 137
+    assert "\ncifar-resnets: rank 1: AssertionError: a bug\n" in result.err
+    assert result.err.count("Traceback") == 1 and "in fail" in result.err
+
+
+@fault("SIGTERM to rank 0 alone (Lightning's launcher)")
+def test_sigterm_to_rank_0(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cifar_resnets", *fit("ddp", "--trainer.max_epochs", "500")]
+    with started(command, tmp_path) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch   2/500") for line in process.stdout)
+        process.terminate()
+        result = end_of(process, tmp_path / "err")
+    one_line(result, 143, f"stopped by SIGTERM; {CHECKPOINT}")
 
 
 @fault("rank fails (torchrun)")
-@pytest.mark.parametrize(
-    ("what", "hook", "line"),
-    [
-        (DATA, "__init__", DAMAGED),
-        (KILLED, "on_validation_start", "cifar-resnets: rank 1 was killed: start again"),
-    ],
-)
-def test_torchrun(tmp_path: Path, what: str, hook: str, line: str) -> None:
+def test_torchrun(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with started([*launch, "-m", "cifar_resnets", *fit("ddp", what, hook, 1)], tmp_path) as process:
+    args = fit("ddp", *failing(DATA, "__init__", 1))  # rank 0 waits for it
+    with started([*launch, "-m", "cifar_resnets", *args], tmp_path) as process:
         result = end_of(process, tmp_path / "err")
     assert result.status == 1  # torchrun's own
-    assert [each for each in result.err.splitlines() if each.startswith("cifar-resnets")] == [line]
+    assert [each for each in result.err.splitlines() if each.startswith("cifar-resnets")] == [DAMAGED]
+    assert "rank      : 1 (local_rank: 1)" in result.err.partition("Root Cause")[2]
+
+
+@fault("rank fails (torchrun)")
+def test_torchrun_script(tmp_path: Path) -> None:
+    command = [str(ROOT / "scripts/torchrun.sh"), "tiny.yaml", *failing(KILLED, "on_validation_start", 1)]
+    with started(command, tmp_path, NPROC="2", HARDWARE=str(ROOT / ON_CPU)) as process:
+        result = end_of(process, tmp_path / "err")
+    assert result.status == 137
+    assert result.err.endswith("\nscripts/torchrun.sh: rank 1 was killed by signal 9\n")
     assert "Connection closed" not in result.err
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with slurm_cluster() as cluster:
+        yield cluster
+
+
+@fault("rank fails (SLURM)")
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("args", "status", "lines"),
+    [
+        (["--data", "faults.faulty.FaultyDigits"], "3:0", ["cat/7.png is damaged", "task 0: Exited with exit code 3"]),
+        (failing(KILLED, "on_train_epoch_end", 1), "137:0", ["task 1: Killed"]),
+        # rank 0, which waits for it, is ended by a signal, and SLURM's status is the highest
+        (failing(DATA, "__init__", 1), "143:0", [DAMAGED, "task 1: Exited with exit code 3"]),
+    ],
+)
+def test_slurm(cluster: Cluster, tmp_path: Path, args: list[str], status: str, lines: list[str]) -> None:
+    for name in ("scripts", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    args = ["--ntasks-per-node=2", "scripts/train.sbatch", "tiny.yaml", "--explain", "null", *args]
+    job = cluster.submit(*args, cwd=tmp_path, env={"HARDWARE": ON_CPU, "PYTHONPATH": PATH})
+    cluster.wait_for(job, lambda: "srun: error" in cluster.output(job), "a rank that fails")
+    assert wait_until(lambda: cluster.show(job)[0]["JobState"] == "FAILED", 30), cluster.show(job)
+    assert cluster.show(job)[0]["ExitCode"] == status
+    output = cluster.output(job)
+    assert all(line in output for line in lines), output
+    assert "Connection closed" not in output and "Traceback" not in output
+    assert output.count("cifar-resnets: ") == sum("damaged" in line for line in lines), output
 
 
 @contextmanager
 def job(cwd: Path, args: list[str], **env: str) -> Iterator[list[processes.Process]]:
-    """The processes that srun would start; nothing but the ranks themselves ends the others."""
+    """Starts the processes that srun would start."""
     (cwd / "tiny.yaml").write_text(TINY)
     with socket.create_server(("127.0.0.1", 0)) as free:
         slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NODELIST": "localhost", "NODEID": "0", "JOB_NAME": "job"}
@@ -155,90 +232,61 @@ def job(cwd: Path, args: list[str], **env: str) -> Iterator[list[processes.Proce
             rank.kill_session()
 
 
-@fault("rank fails (SLURM)")
-@pytest.mark.parametrize(
-    ("what", "hook", "rank", "status", "line"),
-    [
-        (DATA, "on_train_start", 1, 3, DAMAGED),
-        (FULL, "on_save_checkpoint", 0, 6, "cifar-resnets: rank 0: last.ckpt: No space left on device"),
-        (KILLED, "on_train_epoch_end", 1, 137, "cifar-resnets: rank 1 was killed: start again"),
-    ],
-)
-def test_slurm(tmp_path: Path, what: str, hook: str, rank: int, status: int, line: str) -> None:
-    with job(tmp_path, fit("ddp", what, hook, rank)) as ranks:
-        results = [each.wait(60) for each in ranks]
-    assert [result.status for result in results] == [status, status]
-    assert [result.err for result in results] == [f"{line}\n", ""]
-
-
-@fault("signal to all ranks (SLURM)")
-@pytest.mark.parametrize(
-    ("signum", "status", "line"),
-    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGUSR1, 75, "stopped by SIGUSR1 and requeued")],
-)
-def test_signal_to_all_ranks(tmp_path: Path, signum: int, status: int, line: str) -> None:
+@fault("SIGUSR1 to all ranks (SLURM)")
+def test_rank_0_requeues_the_job_before_the_others_end(tmp_path: Path) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text("#!/bin/sh\nsleep 3\n")  # meanwhile, the other rank waits to be told that it may end
+    scontrol.write_text("#!/bin/sh\nsleep 3\n")  # srun would end rank 0 if the other one ended meanwhile
     scontrol.chmod(0o755)
-    args = ["fit", "-c", "tiny.yaml", "--explain", "null", *TRAINER, "--trainer.strategy", "ddp"]
-    with job(tmp_path, [*args, "--trainer.max_epochs", "500"], PATH=f"{scontrol.parent}:{os.environ['PATH']}") as ranks:
+    args = fit("ddp", "--trainer.max_epochs", "500")
+    with job(tmp_path, args, PATH=f"{scontrol.parent}:{os.environ['PATH']}") as ranks:
         ranks[0].wait_for(lambda: ranks[0].out.count("epoch ") >= 2)
         for each in ranks:
-            each.signal(signum)
-        results = [each.wait(60) for each in ranks]
-    assert [result.status for result in results] == [status, status]
-    assert results[0].err.startswith(f"cifar-resnets: {line}; the checkpoint is "), results
-    assert results[1].err == ""
+            each.signal(signal.SIGUSR1)
+        one_line(ranks[0].wait(60), 75, f"stopped by SIGUSR1 and requeued; {CHECKPOINT}")
+        assert ranks[1].is_alive
+        ranks[1].signal(signal.SIGTERM)  # as srun does
+        assert (ranks[1].wait(30).status, ranks[1].err) == (75, "")
 
 
-@fault("signal to the process that waits for its forks")
-def test_signal_to_the_process_that_waits(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    args = ["fit", "-c", "tiny.yaml", "--explain", "null", *TRAINER, "--trainer.strategy", "ddp_fork"]
-    process = processes.Process(*args, "--trainer.max_epochs", "500", cwd=tmp_path)
+@contextmanager
+def forks(cwd: Path, *args: str) -> Iterator[processes.Process]:
+    """Starts ranks that are forks of the user's process, which ends last."""
+    (cwd / "tiny.yaml").write_text(TINY)
+    process = processes.Process(*fit("ddp_fork", *args), cwd=cwd)
     try:
-        process.wait_for(lambda: process.out.count("epoch ") >= 2)
-        process.signal(signal.SIGTERM)
-        result = process.wait(60)
+        yield process
         assert not session(process.pid)
     finally:
         process.kill_session()
-    one_line(result, 143, "stopped by SIGTERM; the checkpoint is logs/tiny/version_0/checkpoints/last.ckpt")
 
 
-def forked(cwd: Path, *args: object) -> Result:
-    """Ranks that are forks of the user's process."""
-    (cwd / "tiny.yaml").write_text(TINY)
-    process = processes.Process(*fit("ddp_fork", *args), cwd=cwd)  # type: ignore[arg-type]
-    try:
-        result = process.wait(60)
-        assert wait_until(lambda: not session(process.pid), 10), session(process.pid)
-    finally:
-        process.kill_session()
-    return Result(result.status, "", result.err)
+@fault("SIGTERM to the process that waits for its forks")
+def test_signal_to_the_process_that_waits(tmp_path: Path) -> None:
+    with forks(tmp_path, "--trainer.max_epochs", "500") as process:
+        process.wait_for(lambda: process.out.count("epoch ") >= 2)
+        process.signal(signal.SIGTERM)
+        one_line(process.wait(60), 143, f"stopped by SIGTERM; {CHECKPOINT}")
 
 
 @fault("rank fails (forks)")
 @pytest.mark.parametrize(
-    ("what", "hook", "rank", "status", "line"),
+    ("what", "hook", "status", "line"),
     [
-        (DATA, "on_train_start", 1, 3, DAMAGED),
-        (DATA, "setup", 0, 3, "cifar-resnets: rank 0: cat/7.png is damaged"),
-        (FULL, "on_save_checkpoint", 0, 6, "cifar-resnets: rank 0: last.ckpt: No space left on device"),
-        (KILLED, "on_validation_end", 1, 137, "cifar-resnets: rank 1 was killed: start again"),
-        (KILLED, "on_test_start", 0, 137, f"cifar-resnets: rank 0 was killed: {LAST}"),
+        (DATA, "on_train_start", 3, DAMAGED),
+        (KILLED, "on_validation_end", 137, "cifar-resnets: rank 1: process 1 terminated with signal SIGKILL"),
     ],
 )
-def test_forks(tmp_path: Path, what: str, hook: str, rank: int, status: int, line: str) -> None:
-    assert forked(tmp_path, what, hook, rank) == Result(status, "", f"{line}\n")
+def test_forks(tmp_path: Path, what: str, hook: str, status: int, line: str) -> None:
+    with forks(tmp_path, *failing(what, hook, 1)) as process:
+        result = process.wait(60)
+    assert (result.status, result.err) == (status, f"{line}\n")
 
 
-@fault("bug in a rank")
-def test_traceback_of_a_bug_is_that_of_the_rank_that_has_it(tmp_path: Path) -> None:
-    result = forked(tmp_path, BUG, "on_validation_start", 1)
+@fault("bug in a rank (forks)")
+def test_bug_in_a_fork(tmp_path: Path) -> None:
+    with forks(tmp_path, *failing(BUG, "on_validation_start", 1)) as process:
+        result = process.wait(60)
     assert result.status == 1
-    assert re.findall("^cifar-resnets: .*", result.err, re.MULTILINE) == [
-        "cifar-resnets: rank 1: AssertionError: a bug"
-    ]
+    assert "Process 1 terminated with the following error" in result.err
     assert "in fail" in result.err and "Connection closed" not in result.err

@@ -10,6 +10,8 @@ from faults.matrix import ends_well, fault, files_in, leaves_nothing, one_line
 from processes import run
 from support import TINY
 
+pytestmark = pytest.mark.process
+
 GROUP = "usage"
 FINDER = ("--trainer.callbacks+=LRFinder",)
 

@@ -350,6 +350,7 @@ def test_export_for_any_batch_size(name, strict):
     check_export(timm.create_model(name, **FAMILIES[name]), strict)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiles_in_one_graph(name):
     torch.compiler.reset()
@@ -360,6 +361,7 @@ def test_compiles_in_one_graph(name):
         torch.testing.assert_close(compiled(images), network(images))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [{}, {"shortcut": "exclusive_gating", "convolution": "separable_downsampling"}])
 def test_trains_compiled_as_it_does_otherwise(arguments):
     torch.compiler.reset()

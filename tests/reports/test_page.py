@@ -300,6 +300,7 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
 # The command.
 
 
+@pytest.mark.process
 def test_the_command_is_light(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     done = subprocess.run([sys.executable, "-c", LIGHT, str(folder)], capture_output=True, text=True, cwd=tmp_path)
@@ -369,6 +370,7 @@ def test_help(cli: Callable[..., Result]) -> None:
     assert "cifar-resnets report logs/" in result.out
 
 
+@pytest.mark.process
 def test_a_terminal_that_cannot_show_the_path(tmp_path: Path) -> None:
     write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
     done = subprocess.run(

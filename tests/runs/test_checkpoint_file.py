@@ -1,4 +1,4 @@
-"""Checkpoint files against torch, zipfile and hashlib."""
+"""Checkpoint files against torch, zipfile and hashlib, and how a Trainer writes and reads them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from cifar_resnets.errors import CheckpointError
-from cifar_resnets.runs.checkpoint_file import read_checkpoint_file, write_checkpoint
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO, read_checkpoint_file, write_checkpoint
 
 CONTENT: dict[str, Any] = {
     "state_dict": collections.OrderedDict(weight=torch.arange(6.0).reshape(2, 3)),
@@ -86,3 +88,44 @@ def test_a_file_of_torch_alone_has_no_checksum(path: Path) -> None:
     torch.save(CONTENT, path)
     with pytest.raises(CheckpointError, match="it has no checksum"):
         read_checkpoint_file(path)
+
+
+def trainer(max_steps: int) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", max_steps=max_steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, plugins=[AtomicCheckpointIO()],
+    )  # fmt: skip
+
+
+def test_a_trainer_goes_on_from_what_it_wrote(tmp_path: Path) -> None:
+    first, model = trainer(2), BoringModel()
+    first.fit(model)
+    first.save_checkpoint(tmp_path / "a/b/x.ckpt")
+    second, again = trainer(3), BoringModel()
+    second.fit(again, ckpt_path=tmp_path / "a/b/x.ckpt")
+    assert second.global_step == 3
+    assert read_checkpoint_file(tmp_path / "a/b/x.ckpt")["global_step"] == 2
+
+
+def test_nothing_is_read_otherwise_than_as_plain_values(tmp_path: Path) -> None:
+    torch.save({"x": Path("x")}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+
+
+def test_removing(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({}, tmp_path / "x.ckpt")
+    for _ in range(2):
+        AtomicCheckpointIO().remove_checkpoint(tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_that_was_read_already_is_given_to_the_trainer_once(path: Path, tmp_path: Path) -> None:
+    plugin, content = AtomicCheckpointIO(), read_checkpoint_file(path)
+    plugin.preload(path, content)
+    assert plugin.load_checkpoint(str(path)) is content
+    assert plugin.load_checkpoint(path) is not content
+    plugin.preload(path, content)
+    write_checkpoint({"step": 8}, tmp_path / "other.ckpt")
+    assert plugin.load_checkpoint(tmp_path / "other.ckpt") == {"step": 8}
+    assert plugin.load_checkpoint(path) is not content

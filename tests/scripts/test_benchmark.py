@@ -7,10 +7,7 @@ import csv
 import itertools
 import logging
 import re
-import runpy
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from benchmarks import data, memory, networks, time_to_accuracy, trainer
+from benchmarks import data, heatmaps, memory, networks, start_up, steps, time_to_accuracy, trainer
 from support import TINY, Result, needs_glibc, read_json
 
 from cifar_resnets.callbacks import dashboard
@@ -29,7 +26,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("one_thread", "as_before")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread", "as_before")]
 
 
 @pytest.fixture
@@ -169,6 +166,37 @@ def test_both_are_compiled_alike_and_only_if_asked(monkeypatch: pytest.MonkeyPat
     assert modes == ["max-autotune"]
 
 
+# Steps.
+
+
+def test_a_step_of_fit_and_of_the_fast_loop_against_a_bare_one(report: Callable[..., tuple[Any, str]]) -> None:
+    figures, text = report("steps", "--steps", "3", "--rounds", "1")
+    assert list(figures["microseconds"]) == ["loop", "trainer", "fit", "fast"]
+    loop = figures["microseconds"]["loop"]
+    for way, name in steps.WAYS.items():
+        assert figures["rounds"][way] == [figures["microseconds"][way]]
+        assert cells(text, name)[0] == f"{figures['microseconds'][way]:,.0f}"
+        if way != "loop":
+            assert figures["over_loop"][way] == figures["microseconds"][way] - loop
+    for way, target in (("fit", 250), ("fast", 100)):
+        word = "reached" if figures["over_loop"][way] <= target else "missed"
+        assert f"(target {target}: {word})" in next(
+            line for line in text.splitlines() if line.startswith(steps.WAYS[way])
+        )
+    assert widest(text) <= 80
+
+
+def test_only_the_fast_way_takes_the_fast_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(
+        steps, "time_fit", lambda args: (taken.append(("fit", args.fast)), (SimpleNamespace(seconds=1), 0))[1]
+    )
+    monkeypatch.setattr(steps, "time_loop", lambda args, *_: taken.append("loop") or 2)
+    monkeypatch.setattr(steps, "time_trainer", lambda args: taken.append("trainer") or 3)
+    assert [steps.microseconds(way, 10) for way in steps.WAYS] == [2e5, 3e5, 1e5, 1e5]
+    assert taken == ["loop", "trainer", ("fit", False), ("fit", True)]
+
+
 # Networks.
 
 
@@ -278,6 +306,85 @@ def test_memory_that_is_not_to_be_kept(run: Callable[..., Result], monkeypatch: 
     assert result.err == (
         "benchmark.py memory: memory: takes glibc, without MALLOC_... or glibc.malloc in the environment\n"
     )
+
+
+# Callbacks.
+
+
+def test_time_of_checkpoints_and_of_the_check_of_each_step(
+    report: Callable[..., tuple[Any, str]], tmp_path: Path
+) -> None:
+    figures, text = report("checkpoints", "--steps", "4", "--every-n-steps", "2", "--batch-size", "4")
+    assert figures["num_checkpoints"] == 3 and figures["checkpoint_bytes"] > 1_000_000
+    assert list(figures["hooks"]) == ["NonfiniteGuard", "LastCheckpoint"]
+    assert 0 < sum(figures["parts"].values()) < figures["hooks"]["LastCheckpoint"]
+    assert all(figures["parts"].values())
+    assert figures["ratio"] == pytest.approx(sum(figures["hooks"].values()) / figures["seconds"])
+    assert cells(text, "LastCheckpoint")[0] == f"{1000 * figures['hooks']['LastCheckpoint']:,.1f}"
+    assert cells(text, "of which fsync")[0] == f"{1000 * figures['parts']['fsync']:,.1f}"
+    assert f"together {100 * figures['ratio']:.2f} % (target 2 %: " in text
+    assert {path.name for path in tmp_path.iterdir()} == {"figures.json", "report.md"}
+    assert widest(text) <= 80
+
+
+def test_time_of_what_explains_mistakes(report: Callable[..., tuple[Any, str]]) -> None:
+    args = ["--epochs", "1", "--batches", "2", "--batch-size", "4", "--num-val", "20"]
+    figures, text = report("explanations", *args)
+    assert list(figures["hooks"]) == ["Dashboard", "Misclassified", "Confusion", "ReportWriter"]
+    assert figures["hooks"]["Misclassified"] > 0 and figures["hooks"]["Confusion"] > 0
+    assert figures["ratio"] == pytest.approx(sum(figures["hooks"].values()) / figures["seconds"])
+    assert cells(text, "Confusion")[0] == f"{1000 * figures['hooks']['Confusion']:,.1f}"
+    assert f"together {100 * figures['ratio']:.2f} % of the " in text and "(target 3 %: " in text
+    assert widest(text) <= 80
+
+
+def test_time_of_a_range_test(report: Callable[..., tuple[Any, str]]) -> None:
+    figures, text = report("lr_finder", "--steps", "20", "--rounds", "2", "--batch-size", "4")
+    for name in ("test", "steps"):
+        assert figures["seconds"][name] == statistics.median(each[name] for each in figures["rounds"])
+    assert figures["is_reached"] == (figures["seconds"]["test"] <= 1.15 * figures["seconds"]["steps"] + 2)
+    assert cells(text, "range test")[0] == f"{figures['seconds']['test']:.2f}"
+    assert f"20 steps each, ratio {figures['ratio']:.3f} (target 1.15 and 2 s: " in text
+    assert widest(text) <= 80
+
+
+# Heatmaps.
+
+
+def test_heatmaps_against_those_of_a_library(report: Callable[..., tuple[Any, str]]) -> None:
+    figures, text = report("heatmaps", "--networks", "cifar_resnet20", "--images", "2", "--rounds", "2")
+    (row,) = figures["rows"]
+    for way, name in heatmaps.WAYS.items():
+        assert row["images_per_second"][way] == statistics.median(row["rounds"][way])
+        assert cells(text, f"cifar_resnet20, {name}")[0] == f"{row['images_per_second'][way]:,.1f}"
+    word = "reached" if row["ratio"] >= 3 else "missed"
+    assert f"cifar_resnet20: ratio {row['ratio']:.2f} (target 3: {word})" in text
+    assert widest(text) <= 80
+
+
+def test_heatmaps_that_differ_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heatmaps, "heatmaps", lambda *args, **kwargs: torch.zeros(2, 2, 32, 32))
+    with pytest.raises(RuntimeError, match="cifar_resnet20: the maps differ by"):
+        heatmaps.make_row("cifar_resnet20", 2, 1, torch.device("cpu"))
+
+
+# Start-up.
+
+
+def test_time_and_imports_of_processes(report: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    command_line = "import cifar_resnets.errors, sqlite3\nimport sys; print('modules', len(sys.modules))"
+    monkeypatch.setattr(start_up, "LIBRARIES", "import json")
+    monkeypatch.setattr(start_up, "CLI", command_line)
+    commands = {start_up.BARE: [f"import json{start_up.MODULES}"], "`fit --help`": [command_line, "fit", "--help"]}
+    monkeypatch.setattr(start_up, "COMMANDS", commands)
+    figures, text = report("start_up", "--rounds", "1")
+    bare, command = figures["costs"].values()
+    assert command["modules"] > bare["modules"] > 10
+    assert cells(text, "`fit --help`")[3] == f"{command['seconds'] / bare['seconds']:.2f}"
+    spent = figures["imports_ms"]["`fit --help`"]
+    assert {"cifar_resnets", "sqlite3"} <= spent.keys() and "json" not in spent
+    assert cells(text, "sqlite3") == [f"{spent['sqlite3']:.0f}"]
+    assert widest(text) <= 80
 
 
 # Time to accuracy.
@@ -445,15 +552,7 @@ def test_one_line_for_what_is_wrong(run: Callable[..., Result], tmp_path: Path, 
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_there_is_one_line() -> None:
-    command = [sys.executable, "scripts/benchmark.py", "data", "--accelerator", "gpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "there is no gpu on this machine, give cpu" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "scripts").glob("benchmark_*.py")), ids=lambda path: path.stem
-)
-def test_the_scripts_of_one_subject_find_what_they_share(path: Path) -> None:
-    runpy.run_path(str(path), run_name="imported")
+def test_without_a_gpu_there_is_one_line(run: Callable[..., Result]) -> None:
+    result = run("data", "--accelerator", "gpu")
+    assert (result.status, result.out) == (2, "")
+    assert result.err == "benchmark.py data: --accelerator: there is no gpu on this machine, give cpu\n"

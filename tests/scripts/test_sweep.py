@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support import Result
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ["configs/recipes/resnet20.yaml", "configs/recipes/resnet56.yaml"]
 SRUN = """#!/bin/sh

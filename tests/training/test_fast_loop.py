@@ -1,9 +1,11 @@
-"""The lean loop against Lightning's own: the same hooks in the same order, the same counters, the same weights."""
+"""The fast loop against Lightning's own: the same hooks in the same order, counters, logged values and weights."""
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,20 @@ import torch
 import yaml
 from exactness import RICH, die_when, differences
 from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback, ModelCheckpoint
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import SimpleProfiler
 from processes import run
 from support import TINY_NETWORK
 from test_rank_equality import trainer
+from torch.utils.data import DataLoader
 
 from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.training.fast_loop import HOOKS, LeanEpochLoop, listeners
-from cifar_resnets.training.schedules import OneCycle
+from cifar_resnets.training.fast_loop import HOOKS, FastEpochLoop, listeners
+from cifar_resnets.training.schedules import Constant, OneCycle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +52,7 @@ def _is_optimizer(arg: Any) -> bool:
     return isinstance(arg, torch.optim.Optimizer)
 
 
-for _hook in HOOKS:  # each of them, as a callback of one's own would have it
+for _hook in (*HOOKS, "on_validation_start"):  # each of them, as a callback of one's own would have it
     setattr(Diary, _hook, lambda self, *args, _hook=_hook: self.note(_hook, *args))
 
 
@@ -85,6 +89,9 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         {"limit_train_batches": 3, "val_check_interval": 1.0},
         {"precision": "bf16-mixed"},
         {"check_val_every_n_epoch": None},
+        {"val_check_interval": 7, "check_val_every_n_epoch": None},
+        {"check_val_every_n_epoch": 2, "val_check_interval": 0.5},
+        {"limit_val_batches": 0},
     ],
     ids=str,
 )
@@ -94,14 +101,14 @@ def test_all_that_can_be_seen_of_a_step_and_the_weights_are_the_same(changes: di
         diary = Diary()
         fitter = fit(diary, EMAWeightAveraging(decay=0.9), fast=fast, **changes)
         loop = fitter.fit_loop.epoch_loop
-        assert isinstance(loop, LeanEpochLoop) == fast
+        assert isinstance(loop, FastEpochLoop) == fast
         runs.append((diary.lines, weights(fitter), fitter.fit_loop.state_dict(), fitter.global_step))
-    ordinary, lean = runs
+    ordinary, fast_one = runs
     assert len(ordinary[0]) > 30
-    for one, other in zip(ordinary[0], lean[0], strict=True):
+    for one, other in zip(ordinary[0], fast_one[0], strict=True):
         assert one == other
-    assert_same(ordinary[1], lean[1])
-    assert ordinary[2:] == lean[2:]
+    assert_same(ordinary[1], fast_one[1])
+    assert ordinary[2:] == fast_one[2:]
 
 
 def test_most_steps_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +126,19 @@ def test_most_steps_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_what_does_something_is_called() -> None:
     quiet, loud = pl.Callback(), LambdaCallback(on_train_batch_end=print)
-    fitter = trainer(quiet, loud, ranks=1)
+    by_epoch, by_steps = ModelCheckpoint(), ModelCheckpoint(every_n_train_steps=3)
+    by_time = ModelCheckpoint(train_time_interval=timedelta(hours=1))
+    fitter = trainer(quiet, loud, by_epoch, by_steps, by_time, ranks=1, enable_checkpointing=True)
     fitter.strategy._lightning_module = pl.LightningModule()
     counts = {hook: len(listeners(fitter, hook)) for hook in HOOKS}
-    assert counts == dict.fromkeys(HOOKS, 0) | {"on_train_batch_end": 1}
+    assert counts == dict.fromkeys(HOOKS, 0) | {"on_train_batch_end": 3}
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_profiler_sees_every_hook_and_without_one_there_is_no_context(fast: bool) -> None:
+    fitter = fit(fast=fast, profiler=SimpleProfiler())
+    assert len(fitter.profiler.recorded_durations["[LightningModule]ImageClassifier.on_train_batch_start"]) == 10
+    assert fit(fast=fast).profiler.profile("a hook") is fit(fast=fast).profiler.profile("another one")
 
 
 class Moody(ImageClassifier):
@@ -162,14 +178,94 @@ class LogsSteps(ImageClassifier):
         self.log("after", float(self.global_step))
 
 
-@pytest.mark.parametrize("cls", [Moody, OwnStep, OwnClipping, LogsSteps])
+class OwnOptimizer(ImageClassifier):
+    """Has an optimizer that leaves gradients of zero in place of none, and a schedule by the training loss."""
+
+    class Zeroing(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            super().zero_grad(set_to_none=False)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.Zeroing(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, threshold=0.5)
+        return [optimizer], [{"scheduler": schedule, "interval": "step", "monitor": "inside"}]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("inside", loss)
+        return {"loss": loss, "extra": batch_idx}
+
+
+class Stops(ImageClassifier):
+    """Stops within the second epoch, by which an epoch must be over."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.global_step == 7:
+            self.trainer.should_stop = True
+
+
+class Rows(DummyLogger):
+    """Keeps what is logged, with its step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Any] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.rows.append((step, dict(metrics)))
+
+
+@pytest.mark.parametrize("cls", [Moody, OwnStep, OwnClipping, OwnOptimizer, LogsSteps, Stops])
 @pytest.mark.filterwarnings("ignore")
 def test_modules_of_ones_own(cls: type[ImageClassifier]) -> None:
-    ordinary, lean = (fit(fast=fast, cls=cls, gradient_clip_val=None) for fast in (False, True))
-    assert_same(weights(ordinary), weights(lean))
-    assert ordinary.callback_metrics.keys() == lean.callback_metrics.keys()
+    changes = {"cls": cls, "gradient_clip_val": None, "min_epochs": 1, "log_every_n_steps": 2}
+    rows, diaries = (Rows(), Rows()), (Diary(), Diary())
+    ordinary, fast_one = (
+        fit(diary, fast=fast, logger=logger, **changes)
+        for fast, logger, diary in zip((False, True), rows, diaries, strict=True)
+    )
+    assert_same(weights(ordinary), weights(fast_one))
+    assert diaries[0].lines == diaries[1].lines
+    assert ordinary.callback_metrics.keys() == fast_one.callback_metrics.keys()
     for name, value in ordinary.callback_metrics.items():
-        assert torch.equal(value, lean.callback_metrics[name]), name
+        assert torch.equal(value, fast_one.callback_metrics[name]), name
+    assert len(rows[0].rows) > 2 and rows[0].rows == rows[1].rows
+
+
+class Named(ImageClassifier):
+    """Takes batches of several loaders by their names."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch["one"], batch_idx)
+
+
+class Unsized:
+    """A loader without a length, after whose last batch alone its end is known."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
+@pytest.mark.parametrize("cls", [Named, ImageClassifier])
+@pytest.mark.filterwarnings("ignore")
+def test_several_loaders_and_one_without_a_length(cls: type[ImageClassifier]) -> None:
+    states = []
+    for fast in (False, True):
+        pl.seed_everything(0, verbose=False)
+        images, labels = torch.randn(12, 3, 8, 8), torch.arange(12) % 10
+        batches = [(images[i : i + 4], labels[i : i + 4]) for i in (0, 4, 8)]
+        one, two = (DataLoader(batches[:num], batch_size=None) for num in (3, 2))  # type: ignore[arg-type]
+        module = cls(Digits().class_names, network_args=TINY_NETWORK, schedule=Constant(), fast=fast)
+        fitter = trainer(ranks=1, max_steps=5, max_epochs=2)
+        fitter.fit(module, {"one": one, "two": two} if cls is Named else Unsized(one))
+        states.append((weights(fitter), fitter.fit_loop.state_dict(), fitter.global_step))
+    assert states[0][2] == 5
+    assert_same(states[0][0], states[1][0])
+    assert states[0][1:] == states[1][1:]
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -188,7 +284,7 @@ class Final(pl.Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(trainer.fit_loop.epoch_loop, LeanEpochLoop) == pl_module.hparams["fast"]
+        assert isinstance(trainer.fit_loop.epoch_loop, FastEpochLoop) == pl_module.hparams["fast"]
         torch.save(pl_module.state_dict(), self.folder / f"{pl_module.hparams['fast']}-{trainer.global_rank}.pt")
 
 
@@ -196,8 +292,8 @@ def test_two_ranks(tmp_path: Path) -> None:
     for fast in (False, True):
         fit(Final(tmp_path), fast=fast, ranks=2)
     for rank in (0, 1):
-        ordinary, lean = (torch.load(tmp_path / f"{fast}-{rank}.pt", weights_only=True) for fast in (False, True))
-        assert_same(ordinary, lean)
+        ordinary, fast_one = (torch.load(tmp_path / f"{fast}-{rank}.pt", weights_only=True) for fast in (False, True))
+        assert_same(ordinary, fast_one)
 
 
 def test_a_trainer_gets_its_own_loop_back() -> None:
@@ -209,6 +305,7 @@ def test_a_trainer_gets_its_own_loop_back() -> None:
     assert fitter.max_steps == 12
 
 
+@pytest.mark.process
 def test_a_whole_run_leaves_the_same_files(tmp_path: Path) -> None:
     """With range test, weight averaging, early stopping, mixup, stochastic depth and a checkpoint at each step."""
     runs = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from cifar_resnets.training.seeding import seed_noise
@@ -31,3 +33,11 @@ def test_steps_in_a_row_are_independent() -> None:
     firsts = torch.tensor([drawn(0, 0, batch, 0)[0] for batch in range(1001)])
     assert abs(torch.corrcoef(torch.stack([firsts[:-1], firsts[1:]]))[0, 1]) < 0.1
     assert abs(firsts.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("keys", [(0, 0, 0, 0), (0, 3, 63, 1), (7, 3, 64, 1), (2**32 - 1, 100_000, 12_345, 63)])
+def test_a_seed_is_that_of_a_sequence_of_the_keys(keys: tuple[int, int, int, int]) -> None:
+    """So it has been since version 0.1.0: a run that is resumed from a checkpoint goes on with the same numbers."""
+    seed_noise(CPU, *keys)
+    number = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+    assert torch.default_generator.initial_seed() == number >> 1

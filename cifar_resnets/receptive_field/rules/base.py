@@ -1,7 +1,5 @@
 """The result of a rule, and functions that the rules of several operations use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Rules of operations that mix all elements along a dimension: matrix products, attention, softmax, reductions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

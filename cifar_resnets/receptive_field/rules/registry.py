@@ -4,8 +4,6 @@ A rule knows nothing of modules and architectures. An operation without a rule, 
 support, raises ValueError: an error is better than a wrong number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Rules of operations that rearrange elements: views, slices, padding, concatenation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

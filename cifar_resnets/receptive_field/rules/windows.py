@@ -1,7 +1,5 @@
 """Rules of operations whose units see a window of units: convolution, pooling, interpolation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace

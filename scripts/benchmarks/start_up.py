@@ -1,15 +1,12 @@
 """What starting costs: imports, `fit --help`, and the way to the first training step of the quickstart.
 
 Every measurement is a fresh process, in turns, after a round that does not count and leaves compiled files behind; the
-command line is compared with the bare import of the libraries that it is built on. Run it on an idle machine:
-
-    python scripts/benchmark_start_up.py
+command line is compared with the bare import of the libraries that it is built on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import resource
@@ -20,12 +17,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from benchmarks.shared import machine, positive, table
+from benchmarks.shared import positive, table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = "import torch, lightning.pytorch, torchvision, timm, torchmetrics"
 BARE = "import of all libraries"
 MODULES = "\nimport sys; print('modules', len(sys.modules))"
@@ -59,11 +55,27 @@ IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)")
 
 
 class Cost(NamedTuple):
-    """What a process took: seconds on the clock and of the processor, and the modules that it imported."""
+    """The cost of a process: seconds on the clock and of the processor, and the number of imported modules."""
 
     seconds: float
     cpu_seconds: float
     modules: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this part."""
+    text = "processes of each command, after one that does not count (default: %(default)s)"
+    parser.add_argument("--rounds", type=positive, default=5, help=text)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the cost of each command, and the slowest imports of those of the command line."""
+    costs = medians(args.rounds)
+    return {
+        "device": "cpu",
+        "costs": {name: cost._asdict() for name, cost in costs.items()},
+        "imports_ms": {name: expensive_imports(name) for name, command in COMMANDS.items() if command[0] == CLI},
+    }
 
 
 def python(args: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
@@ -75,8 +87,8 @@ def python(args: Sequence[str], *options: str) -> subprocess.CompletedProcess[st
         return subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
 
 
-def measure(args: Sequence[str]) -> Cost:
-    """Runs a command, and waits for its end."""
+def cost_of(args: Sequence[str]) -> Cost:
+    """Runs a command and waits for its end."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     output = python(args).stdout
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -85,13 +97,13 @@ def measure(args: Sequence[str]) -> Cost:
 
 
 def medians(rounds: int) -> dict[str, Cost]:
-    """The median of each figure of each command, whose processes take turns."""
-    taken = [{name: measure(args) for name, args in COMMANDS.items()} for _ in range(rounds + 1)][1:]
+    """Returns the medians of each command, whose processes take turns."""
+    taken = [{name: cost_of(args) for name, args in COMMANDS.items()} for _ in range(rounds + 1)][1:]
     return {name: Cost(*map(statistics.median, zip(*(each[name] for each in taken), strict=True))) for name in COMMANDS}
 
 
 def expensive_imports(name: str, number: int = 10) -> dict[str, float]:
-    """Milliseconds of the slowest imports of a command beyond the libraries; a package's own parts count with it."""
+    """Returns the milliseconds of the slowest imports of a command beyond the libraries, package by package."""
     code, *args = COMMANDS[name]
     lines = python([LIBRARIES + "\nimport cifar_resnets\n" + code, *args], "-X", "importtime").stderr.splitlines()
     found = [match.groups() for line in lines if (match := IMPORT.match(line))]
@@ -103,37 +115,21 @@ def expensive_imports(name: str, number: int = 10) -> dict[str, float]:
     return dict(sorted(spent.items(), key=lambda item: -item[1])[:number])
 
 
-def markdown(costs: dict[str, Cost], imports: dict[str, dict[str, float]]) -> str:
-    """Both results as tables."""
+def markdown(report: dict[str, Any]) -> str:
+    """Formats both results as tables."""
+    costs = {name: Cost(**each) for name, each in report["costs"].items()}
     rows = [
-        [name, f"{c.seconds:.2f}", f"{c.cpu_seconds:.2f}", f"{c.modules:.0f}", f"{c.seconds / costs[BARE].seconds:.2f}"]
+        [
+            name,
+            f"{c.seconds:.2f}",
+            f"{c.cpu_seconds:.2f}",
+            f"{c.modules:,.0f}",
+            f"{c.seconds / costs[BARE].seconds:.2f}",
+        ]
         for name, c in costs.items()
     ]
     parts = [table(["process", "seconds", "CPU seconds", "modules", "to libraries"], rows)]
-    for name, spent in imports.items():
-        parts.append(f"Imports of {name} beyond the libraries, by package:")
+    for name, spent in report["imports_ms"].items():
+        parts.append(f"Imports of {name} beyond the libraries:")
         parts.append(table(["package", "ms"], [[package, f"{ms:.0f}"] for package, ms in spent.items()]))
     return "\n\n".join(parts)
-
-
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--rounds", type=positive, default=5, help="after one that does not count")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures, too")
-    args = parser.parse_args()
-    costs = medians(args.rounds)
-    imports = {name: expensive_imports(name) for name, command in COMMANDS.items() if command[0] == CLI}
-    where = machine(torch.device("cpu"))
-    print(markdown(costs, imports), "", *where.split("; "), sep="\n")
-    if args.json is not None:
-        figures = {
-            "machine": where,
-            "costs": {name: cost._asdict() for name, cost in costs.items()},
-            "imports_ms": imports,
-        }
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
