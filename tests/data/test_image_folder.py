@@ -40,7 +40,7 @@ def test_describe(root):
     assert values["root"] == str(root) and values["image_size"] == 8 and values["classes"] == ["cat", "dog"]
 
 
-def test_unreadable_in_both_splits_are_told_at_once(root):
+def test_unreadable_images_of_both_splits_are_in_one_error(root):
     for split, num in (("train", 8), ("test", 5)):
         for number in range(num):
             (root / split / "dog" / f"x{number}.jpg").write_bytes(b"")

@@ -165,7 +165,7 @@ def test_image_sizes(name, size):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_timm_finds_what_it_is_told_about(name):
+def test_timm_finds_a_registered_network(name):
     network = shared_network(name)
     assert network.in_chans == 3
     assert network.num_features == network.head_hidden_size == network.feature_info[-1]["num_chs"]

@@ -1,4 +1,4 @@
-"""Whether a network takes images of a size: asked of networks of timm and of one that counts."""
+"""Networks are tried with images of the data's size, and are not changed by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts against PyTorch: an image whose pixels hold their own row and column is moved about alike."""
+"""Layouts against PyTorch: an image whose pixels hold their own row and column is reshaped in the same way."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A transparent network against torch's own pooling, and against what it is to leave out."""
+"""A linearised network against torch's own pooling; skipped layers return their input."""
 
 from __future__ import annotations
 

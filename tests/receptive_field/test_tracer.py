@@ -1,4 +1,4 @@
-"""What of a network becomes a record, under which name, and that nothing slips out of sight."""
+"""The records of a traced network, their names, and errors for values that leave PyTorch."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""What a range test's curve says: against curves whose answer is known, without noise and with it."""
+"""The analysis of a range test: curves with a known result, without and with noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several range tests say together."""
+"""Suggestions from several range tests."""
 
 from __future__ import annotations
 

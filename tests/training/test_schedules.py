@@ -175,7 +175,7 @@ def test_one_cycle_can_leave_the_momentum_alone():
     np.testing.assert_array_equal(left[0], cycled[0])
 
 
-def test_one_cycle_moves_the_first_beta_of_adam():
+def test_one_cycle_changes_the_first_beta_of_adam():
     adam = Adam([torch.nn.Parameter(torch.ones(1))], lr=LR, betas=(0.9, 0.99))
     momenta = walk(OneCycle().build(adam, 40, 10), 40)[1]
     np.testing.assert_allclose(momenta, one_cycle(0.95, 0.85, 0.95, 40, 12, "cos"), rtol=1e-9)

@@ -1,4 +1,4 @@
-"""What the rules of all operations share."""
+"""Functions that the rules of several operations use."""
 
 from cifar_resnets.receptive_field.features import HEIGHT, WIDTH, Features, image_features
 from cifar_resnets.receptive_field.rules.base import (

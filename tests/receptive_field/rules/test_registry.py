@@ -1,4 +1,4 @@
-"""What cannot be followed is an error with the layer's name; writes in place are right or an error, never a number."""
+"""Operations that cannot be followed raise an error with the layer's name; writes in place are right or an error."""
 
 from collections import OrderedDict
 
