@@ -21,17 +21,7 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.runs.run_dir import RECORD
 from cifar_resnets.support.atomic_file import replacing
 
-PACKAGES = (
-    "lightning",
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "timm",
-    "tensorboard",
-    "jsonargparse",
-    "numpy",
-    "pillow",
-)
+PACKAGES = "lightning torch torchvision torchmetrics timm tensorboard jsonargparse numpy pillow".split()
 # TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
 # `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
 COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")

@@ -31,26 +31,19 @@ CPU = torch.device("cpu")
 FIRST_FLIPS = (0,)  # key of a generator; the keys of steps have two numbers
 
 
+@dataclasses.dataclass
 class EpochSampler:
     """Draws the order of the images and their augmentation as a function of (seed, epoch) alone.
 
     Lightning calls `set_epoch` before each epoch, also after a resume.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        size: tuple[int, int],
-        augmentation: Augmentation,
-        seed: int,
-        device: torch.device = CPU,
-    ) -> None:
-        self.num_images = num_images
-        self.size = size
-        self.augmentation = augmentation
-        self.seed = seed
-        self.device = device
-        self.epoch = 0
+    num_images: int
+    size: tuple[int, int]
+    augmentation: Augmentation
+    seed: int
+    device: torch.device = CPU
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next iteration."""

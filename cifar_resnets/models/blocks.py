@@ -65,14 +65,7 @@ class ResidualBlock(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the shortcut to the residual.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, expansion * width, ceil(h / stride), ceil(w / stride)).
-        """
+        """Adds shortcut and residual of x (n, in_channels, h, w): (n, expansion * width, h / stride, w / stride)."""
 
 
 class BasicBlock(ResidualBlock):

@@ -180,25 +180,10 @@ class TimmNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns the features of the last stage.
-
-        Args:
-            images: Normalised images (n, in_chans, h, w).
-
-        Returns:
-            Features (n, num_features, h', w') before pooling.
-        """
+        """Returns the features (n, num_features, h', w') of the last stage for images (n, in_chans, h, w)."""
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools and classifies features.
-
-        Args:
-            features: Output of `forward_features` (n, num_features, h', w').
-            pre_logits: Stop before the classifier.
-
-        Returns:
-            Logits (n, num_classes), or pooled features (n, num_features); (n, num_features, h', w') unpooled.
-        """
+        """Pools features (n, num_features, h', w'), and classifies them unless `pre_logits`: (n, num_classes)."""
         pooled: Tensor = self.global_pool(features)  # (n, 64, 8, 8) -> (n, 64, 1, 1)
         if self.pool_type:
             pooled = pooled.flatten(1)  # (n, 64)
@@ -209,14 +194,7 @@ class TimmNetwork(nn.Module, ABC):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classifies images.
-
-        Args:
-            images: Normalised images (n, in_chans, h, w), 8 by 8 pixels or larger.
-
-        Returns:
-            Logits (n, num_classes), or pooled features (n, num_features) if there are no classes.
-        """
+        """Returns logits (n, num_classes), or pooled features without classes, of images (n, in_chans, h, w)."""
         return self.forward_head(self.forward_features(images))
 
 

@@ -110,14 +110,7 @@ class ResidualNetwork(TimmNetwork):
         self.act1 = nn.ReLU()
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns the features of the last stage.
-
-        Args:
-            images: Normalised images (n, in_chans, h, w).
-
-        Returns:
-            Features (n, num_features, h', w'), where each stage but the first halves h and w, rounding up.
-        """
+        """Returns features (n, num_features, h', w'): each stage but the first halves h and w, rounding up."""
         features = images  # (n, 3, 32, 32)
         for name in self.trunk:
             features = self.get_submodule(name)(features)  # (n, 16, 32, 32), (n, 32, 16, 16), (n, 64, 8, 8)

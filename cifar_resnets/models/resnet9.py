@@ -14,12 +14,7 @@ class PoolingBlock(nn.Module):
     """A 3x3 convolution, max pooling, batch norm and ReLU; pooling first makes the last two cost a quarter."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Builds the block.
-
-        Args:
-            in_channels: Channels coming in.
-            out_channels: Channels going out.
-        """
+        """Builds the block; it changes the number of channels."""
         super().__init__()
         self.conv1 = conv3x3(in_channels, out_channels)
         self.pool1 = nn.MaxPool2d(2)
@@ -27,14 +22,7 @@ class PoolingBlock(nn.Module):
         self.act1 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves, and halves height and width.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, out_channels, h // 2, w // 2).
-        """
+        """Convolves, and halves height and width: (n, in_channels, h, w) to (n, out_channels, h // 2, w // 2)."""
         features: Tensor = self.pool1(self.conv1(x))  # (n, 64, 32, 32) -> (n, 128, 16, 16)
         features = self.act1(self.bn1(features))  # (n, 128, 16, 16)
         return features
@@ -44,11 +32,7 @@ class ResidualPair(nn.Module):
     """Two 3x3 convolutions with batch norm and ReLU, added to their input with no ReLU after the sum."""
 
     def __init__(self, channels: int) -> None:
-        """Builds the pair.
-
-        Args:
-            channels: Channels coming in and going out.
-        """
+        """Builds the pair of convolutions, which keep the number of channels."""
         super().__init__()
         self.conv1 = conv3x3(channels, channels)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -58,14 +42,7 @@ class ResidualPair(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the residual of two convolutions to the input.
-
-        Args:
-            x: Features (n, channels, h, w).
-
-        Returns:
-            Features (n, channels, h, w).
-        """
+        """Adds the residual of two convolutions to the input (n, channels, h, w)."""
         residual: Tensor = self.act1(self.bn1(self.conv1(x)))  # (n, 128, 16, 16)
         residual = self.act2(self.bn2(self.conv2(residual)))  # (n, 128, 16, 16)
         return x + residual
@@ -110,14 +87,7 @@ class CustomResNet(TimmNetwork):
         self.apply(init_he)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns the features of the last stage.
-
-        Args:
-            images: Normalised images (n, in_chans, h, w).
-
-        Returns:
-            Features (n, 512, h // 8, w // 8).
-        """
+        """Returns the features (n, 512, h // 8, w // 8) of the last stage for images (n, in_chans, h, w)."""
         features: Tensor = self.act1(self.bn1(self.conv1(images)))  # (n, 3, 32, 32) -> (n, 64, 32, 32)
         features = self.layer1(features)  # (n, 128, 16, 16)
         features = self.layer2(features)  # (n, 256, 8, 8)

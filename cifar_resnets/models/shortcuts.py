@@ -49,14 +49,7 @@ class ZeroPad(nn.Module):
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Subsamples the input, and pads its channels with zeros.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, out_channels, ceil(h / stride), ceil(w / stride)).
-        """
+        """Subsamples (n, in_channels, h, w) by the stride, and pads its channels with zeros to out_channels."""
         x = x[:, :, :: self.stride, :: self.stride]  # (n, 16, 32, 32) -> (n, 16, 16, 16)
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # (n, 32, 16, 16)
 
@@ -83,15 +76,7 @@ class Shortcut(nn.Sequential):
         super().__init__(*([] if same_shape else [ZeroPad(in_channels, out_channels, stride)]))
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """Adds input and residual.
-
-        Args:
-            x: The block's input (n, in_channels, h, w).
-            residual: The output of its convolutions (n, out_channels, ceil(h / stride), ceil(w / stride)).
-
-        Returns:
-            The sum, in the residual's shape.
-        """
+        """Adds the block's input (n, in_channels, h, w) to its residual, whose shape the sum has."""
         return residual + self.shaped(x)
 
     def shaped(self, x: Tensor) -> Tensor:

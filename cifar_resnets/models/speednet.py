@@ -46,14 +46,7 @@ class ConvGroup(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves, halves height and width, and convolves again.
-
-        Args:
-            x: Features (n, in_channels, h, w).
-
-        Returns:
-            Features (n, out_channels, h // 2, w // 2).
-        """
+        """Convolves, halves height and width, and convolves again: (n, out_channels, h // 2, w // 2)."""
         first: Tensor = self.act1(self.bn1(self.pool1(self.conv1(x))))  # (n, 24, 31, 31) -> (n, 64, 15, 15)
         features: Tensor = self.more(first)  # (n, 64, 15, 15)
         return features + first if self.residual else features
@@ -110,14 +103,7 @@ class SpeedNet(TimmNetwork):
         self.add_head(global_pool, widths[-1], num_classes, drop_rate, bias=False)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns the features of the last group.
-
-        Args:
-            images: Normalised images (n, in_chans, h, w), 9 by 9 pixels or larger.
-
-        Returns:
-            Features (n, widths[-1], h', w'); 3 by 3 pixels for images of 32 by 32.
-        """
+        """Returns features (n, widths[-1], h', w'); 3x3 pixels for images of 32x32, which have to be 9x9 or larger."""
         features: Tensor = self.act1(self.conv1(images))  # (n, 3, 32, 32) -> (n, 24, 31, 31)
         for name in self.groups:
             features = self.get_submodule(name)(features)  # (n, 64, 15, 15), (n, 256, 7, 7), (n, 256, 3, 3)
