@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> Parser:
-    """The command line: a subcommand for each part."""
+    """Builds the command line: a subcommand for each part."""
     parser = Parser(description=first_line(__doc__), allow_abbrev=False)
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="PART")
     for name, part in PARTS.items():
@@ -86,7 +86,7 @@ def make_parser() -> Parser:
 
 
 def first_line(text: str | None) -> str:
-    """The first line of a docstring."""
+    """Returns the first line of a docstring."""
     return (text or "").partition("\n")[0]
 
 
@@ -102,7 +102,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is known after a part has run."""
+    """Runs a part; returns its figures with arguments and machine."""
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()  # as every command does

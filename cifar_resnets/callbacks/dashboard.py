@@ -1,4 +1,4 @@
-"""TensorBoard, arranged: what belongs together in one chart, the network's graph, the best accuracy, the speed."""
+"""TensorBoard's charts of several curves, the network's graph, the best accuracy, and the speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 BEST = "val/acc_best"
-CLASSES = 10  # in a chart: lines of one run are told apart by symbols alone
+CLASSES = 10  # in a chart: only symbols distinguish lines of one run
 
 # images, seconds of the epoch, seconds of training
 NOTHING: tuple[int, float, float] = (0, 0.0, 0.0)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Dashboard(pl.Callback):
-    """Arranges what a fit shows in TensorBoard, and adds what is missing there.
+    """Arranges the charts of a fit in TensorBoard, and logs best accuracy, time and throughput.
 
     Custom scalars hold loss, accuracy, schedule, speed and the accuracy of each class, a chart each; the graph tab
     shows the network. To all loggers go `val/acc_best`, the highest `val/acc` of the run so far, by which the hparams
@@ -50,18 +50,18 @@ class Dashboard(pl.Callback):
     # The best accuracy is the run's, also after it was resumed.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets another run."""
+        """Resets what belongs to another run."""
         self._measured = NOTHING
         if stage == "fit" and trainer.global_step == 0:
             self.best = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """Returns the best accuracy, and the images and seconds of the epoch so far."""
         seconds = (self._epoch.elapsed, self._training.elapsed)
         return {"best": self.best, "num_images": self._num_images, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the best accuracy of a checkpoint, and with what it had measured of an epoch."""
+        """Restores the best accuracy, and the images and seconds of an epoch that was interrupted."""
         self.best = state_dict["best"]
         self._measured = state_dict["num_images"], *state_dict["seconds"]
 
@@ -112,14 +112,14 @@ class Dashboard(pl.Callback):
     # Time and throughput.
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock also where a run is resumed within an epoch, which has no start then."""
+        """Starts the clocks for a run that is resumed within an epoch, where `on_train_epoch_start` is not called."""
         self._num_images, epoch, training = self._measured
         self._measured = NOTHING
         self._epoch.restart(epoch)
         self._training.restart(training)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clocks."""
         self._num_images = 0
         for watch in (self._epoch, self._training):
             watch.restart()
@@ -144,7 +144,7 @@ class Dashboard(pl.Callback):
 
 
 class Stopwatch:
-    """Adds up the seconds in which it runs."""
+    """Adds up the seconds between `resume` and `pause`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -152,30 +152,30 @@ class Stopwatch:
 
     @property
     def is_running(self) -> bool:
-        """Whether time counts now."""
+        """Returns whether the watch is running."""
         return self._since is not None
 
     @property
     def elapsed(self) -> float:
-        """The seconds so far, also while it runs."""
+        """Returns the seconds so far, also while the watch is running."""
         return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
     def restart(self, seconds: float = 0.0) -> None:
-        """Runs from zero, or from what another has added up."""
+        """Starts from zero, or from seconds of an earlier process."""
         self.seconds, self._since = seconds, time.monotonic()
 
     def resume(self) -> None:
-        """Runs on, if it does not already."""
+        """Continues, if it is not running already."""
         if self._since is None:
             self._since = time.monotonic()
 
     def pause(self) -> None:
-        """Stands still, if it does not already."""
+        """Stops, if it is running."""
         self.seconds, self._since = self.elapsed, None
 
 
 def scalars_layout(class_names: Sequence[str]) -> Layout:
-    """The charts of the custom scalars, by section and title, as `SummaryWriter.add_custom_scalars` takes them."""
+    """Returns the charts of the custom scalars by section and title, for `SummaryWriter.add_custom_scalars`."""
     training = {
         "loss": ("train/loss", "val/loss"),
         "accuracy": ("train/acc", "val/acc", "test/acc"),
@@ -205,7 +205,7 @@ def _has_loggers(trainer: pl.Trainer) -> bool:
 
 
 def _writers(trainer: pl.Trainer) -> list[SummaryWriter]:
-    """Where rank 0 writes to TensorBoard."""
+    """Returns TensorBoard's writers on rank 0, none on the others."""
     if not (trainer.is_global_zero and _has_loggers(trainer)):
         return []
     return [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]

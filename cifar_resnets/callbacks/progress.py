@@ -1,4 +1,4 @@
-"""What the console shows while training: a header, a line an epoch, and a bar on a terminal."""
+"""Progress on the console: a header, a line for each epoch, and a bar on a terminal."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from cifar_resnets.training.run_length import run_length
 
 
 class EpochLines(pl.Callback):
-    """Prints what is trained on what, and a line at the end of each epoch with the time that is left."""
+    """Prints network and data, and a line at the end of each epoch with the remaining time."""
 
     def __init__(self) -> None:
         self._first_epoch = self._num_lines = 0
@@ -54,7 +54,7 @@ class EpochLines(pl.Callback):
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's bar on one line of a terminal: epochs counted from 1, figures left to `EpochLines`."""
+    """Lightning's progress bar on one line, with epochs counted from 1 and without metrics."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         # Lightning counts from 0, to -2 where the run's length is given in steps; a private method:
@@ -64,18 +64,18 @@ class EpochBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """None: they are in the lines."""
+        """Returns none: `EpochLines` prints them."""
         return {}
 
 
 def num_epochs(trainer: pl.Trainer) -> int:
-    """Epochs of the whole run, the last one perhaps not complete."""
+    """Returns the number of epochs of the whole run; the last one may be incomplete."""
     total, per_epoch = run_length(trainer)
     return math.ceil(total / per_epoch)
 
 
 def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: float, left: float) -> str:
-    """One epoch in at most 80 characters."""
+    """Formats the line of an epoch, at most 80 characters."""
 
     def figure(name: str, scale: float, form: str) -> str:
         return format(metrics[name].item() * scale, form) if name in metrics else "-"
@@ -91,7 +91,7 @@ def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: f
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss below an hour."""
+    """Formats seconds as h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

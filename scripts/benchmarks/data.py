@@ -59,7 +59,7 @@ Data = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Loader(Iterable[tuple[torch.Tensor, torch.Tensor]], Sized, Protocol):
-    """What gives batches and knows how many."""
+    """An iterable of batches with a length."""
 
 
 class Candidate(NamedTuple):
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Rates on the CPU, or shares of a training step on a GPU."""
+    """Returns rates on the CPU, or shares of a training step on a GPU."""
     device = device_of(args.accelerator)
     batch_size = BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
     data = real(args.images, args.num_images) if args.images else synthetic(args.num_images)
@@ -106,14 +106,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def synthetic(num_images: int) -> Data:
-    """Random images of 32x32 pixels: no step's time depends on what an image shows."""
+    """Draws images of 32x32 pixels: no step's time depends on what an image shows."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
     return images, rng.integers(0, 10, num_images)
 
 
 def real(folder: str, num_images: int) -> Data:
-    """A random part of the training images of a folder, at most `num_images`, as 32x32 pixels."""
+    """Returns at most `num_images` random training images of a folder, scaled to 32x32 pixels."""
     images, labels = ImageFolder(folder, image_size=32).load("train")
     chosen = np.random.default_rng(0).permutation(len(images))[:num_images]
     return images[chosen], labels[chosen]
@@ -123,7 +123,7 @@ def real(folder: str, num_images: int) -> Data:
 
 
 def on_cpu(data: Data, args: argparse.Namespace) -> dict[str, Any]:
-    """Rates of all loaders, one after the other in each round, so that a drift of the machine hits all."""
+    """Times all loaders, one after the other in each round, so that a drift of the machine affects all."""
     candidates = make_candidates(data, args.workers)
     by_round = [[images_per_second(each.loader, args.seconds) for each in candidates] for _ in range(args.rounds)]
     rows = make_rows(candidates, [list(rates) for rates in zip(*by_round, strict=True)])
@@ -131,7 +131,7 @@ def on_cpu(data: Data, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_candidates(data: Data, workers: list[int]) -> list[Candidate]:
-    """All that are compared, warm: the workers have started, and each has made batches."""
+    """Builds all loaders and takes a few batches of each, so that their workers have started."""
     candidates = [
         Candidate(name, num, torchvision_loader(data, transform, num))
         for name, transform in make_transforms().items()
@@ -146,7 +146,7 @@ def make_candidates(data: Data, workers: list[int]) -> list[Candidate]:
 
 
 def make_transforms() -> dict[str, Callable[[Image.Image], torch.Tensor]]:
-    """The same augmentation in torchvision's three ways."""
+    """Builds the same augmentation in torchvision's three ways."""
     old = [transforms.RandomCrop(32, padding=PADDING), transforms.RandomHorizontalFlip()]
     new = [v2.RandomCrop(32, padding=PADDING), v2.RandomHorizontalFlip()]
     scaled = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
@@ -158,13 +158,13 @@ def make_transforms() -> dict[str, Callable[[Image.Image], torch.Tensor]]:
 
 
 def torchvision_loader(data: Data, transform: Callable[[Image.Image], torch.Tensor], workers: int) -> Loader:
-    """The loader that a careful user writes: its workers live on from epoch to epoch."""
+    """Builds a DataLoader whose workers persist from epoch to epoch."""
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "drop_last": True}
     return DataLoader(InMemory(data, transform), batch_size=BATCH_SIZE, shuffle=True, **options)
 
 
 def resident_loader(data: Data, device: torch.device, batch_size: int, cutout_size: int = 0) -> TrainLoader:
-    """The project's loader with the same crop and flip."""
+    """Builds the project's loader with the same crop and flip."""
     images, labels = (torch.from_numpy(values).to(device) for values in data)
     augmentation = Augmentation(crop_padding=PADDING, cutout_size=cutout_size)
     options: dict[str, Any] = {"batch_size": batch_size, "mean": MEAN, "std": STD, "seed": 0, "num_classes": 10}
@@ -172,14 +172,14 @@ def resident_loader(data: Data, device: torch.device, batch_size: int, cutout_si
 
 
 def warm_up(loader: Loader, batch_size: int, num_batches: int = 20) -> None:
-    """Takes a few batches, which must be what the others' are."""
+    """Takes a few batches, and checks that they have the shapes of all others."""
     for _, (images, labels) in zip(range(num_batches), loader, strict=False):
         assert images.shape == (batch_size, 3, 32, 32) and images.dtype == torch.float32
         assert labels.shape == (batch_size,)
 
 
 def images_per_second(loader: Loader, min_seconds: float) -> float:
-    """The rate over whole epochs, their start included; several of a fast loader, whose noise averages out."""
+    """Returns the rate over whole epochs, their start included; over several epochs of a fast loader."""
     num, start = 0, time.perf_counter()
     while time.perf_counter() - start < min_seconds:
         num += sum(len(labels) for _, labels in loader)
@@ -187,7 +187,7 @@ def images_per_second(loader: Loader, min_seconds: float) -> float:
 
 
 def make_rows(candidates: list[Candidate], rates: list[list[float]]) -> list[dict[str, Any]]:
-    """Median and ratio to the baseline with the number of workers that serves it best."""
+    """Returns medians, and ratios to the baseline with its best number of workers."""
     medians = [statistics.median(values) for values in rates]
     best = max(median for median, candidate in zip(medians, candidates, strict=True) if candidate.name == BASELINE)
     return [
@@ -200,7 +200,7 @@ def make_rows(candidates: list[Candidate], rates: list[list[float]]) -> list[dic
 
 
 def on_gpu(data: Data, device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a batch of the resident loader, and of the training step that it is made for, in turns."""
+    """Times a batch of the resident loader, and a training step on such a batch, in turns."""
     torch.backends.cudnn.benchmark = True
     cutouts = {RESIDENT: 0, WITH_CUTOUT: 8}
     loaders = {name: resident_loader(data, device, GPU_BATCH_SIZE, size) for name, size in cutouts.items()}
@@ -218,7 +218,7 @@ def on_gpu(data: Data, device: torch.device, args: argparse.Namespace) -> dict[s
 
 
 def seconds_per_batch(loader: TrainLoader, device: torch.device, min_seconds: float) -> float:
-    """The same on a device, which has made all batches when the clock is read."""
+    """Returns the seconds a batch on a device, which is synchronised before the clock is read."""
     num, start = 0, now(device)
     while now(device) - start < min_seconds:
         num += sum(1 for _ in loader)
@@ -226,7 +226,7 @@ def seconds_per_batch(loader: TrainLoader, device: torch.device, min_seconds: fl
 
 
 def make_gpu_rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Medians, and their share of the step's."""
+    """Returns medians, and their shares of the step's."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         {
@@ -240,11 +240,11 @@ def make_gpu_rows(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
     ]
 
 
-# In words.
+# Report.
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The rows as a table, the verdict, and what was measured."""
+    """Formats the rows as a table, the result against the target, and what was measured."""
     given = report["arguments"]
     is_cpu = "ratio" in report["rows"][0]
     first = next(row for row in report["rows"] if row["name"] == RESIDENT)
@@ -262,7 +262,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def cpu_table(rows: list[dict[str, Any]]) -> str:
-    """Images a second, and their ratio to the baseline's."""
+    """Formats images per second, and their ratio to the baseline's."""
     return table(
         ["loader", "workers", "images/s", "lowest to highest", "ratio"],
         [
@@ -273,20 +273,20 @@ def cpu_table(rows: list[dict[str, Any]]) -> str:
 
 
 def cpu_result(row: dict[str, Any], goal: float) -> str:
-    """The ratio of the resident loader."""
-    words = target_note(row["ratio"] >= goal, f"{goal:g}")
-    return paragraph(f"{row['name']}: {row['ratio']:.1f} times the images/s of the better row of {BASELINE} ({words})")
+    """Formats the ratio of the resident loader."""
+    note = target_note(row["ratio"] >= goal, f"{goal:g}")
+    return paragraph(f"{row['name']}: {row['ratio']:.1f} times the images/s of the better row of {BASELINE} ({note})")
 
 
 def gpu_table(rows: list[dict[str, Any]]) -> str:
-    """Milliseconds a batch, and their share of the step's."""
+    """Formats milliseconds a batch, and their share of the step's."""
     cells = [[r["name"], f"{r['images_per_second']:,.0f}", f"{r['seconds_per_batch'] * 1e3:.3f}"] for r in rows]
     shares = [[*line, percent(row["share"])] for line, row in zip(cells, rows, strict=True)]
     return table(["", "images/s", "ms a batch", "share of a step"], shares)
 
 
 def gpu_result(row: dict[str, Any], goal: float) -> str:
-    """The share of the resident loader."""
+    """Formats the share of the resident loader."""
     step = f"a training step of {NETWORK} ({PRECISION}, channels_last)"
-    words = target_note(row["share"] <= goal, percent(goal, 0))
-    return paragraph(f"{row['name']}: {percent(row['share'])} of {step} ({words})")
+    note = target_note(row["share"] <= goal, percent(goal, 0))
+    return paragraph(f"{row['name']}: {percent(row['share'])} of {step} ({note})")

@@ -158,7 +158,7 @@ def fit(args: Sequence[str], before: Callable[[CLI], None]) -> None:
     """
 
     class Observed(CLI):
-        """The command line, with `before` called before the fit, and without the test after it."""
+        """The command line, which calls `before` before the fit, and runs no test after it."""
 
         def before_fit(self) -> None:
             super().before_fit()

@@ -23,7 +23,7 @@ from cifar_resnets.support.malloc import keep_freed_memory
 
 NETWORKS = ["cifar_resnet20", "cifar_resnet56", "cifar_resnet18", "cifar_custom_resnet"]
 WAYS = {"given back": False, "kept": True}
-WARM_UP = 2  # steps, in which the allocator gets to know what is asked for
+WARM_UP = 2  # steps, in which the allocator's thresholds adapt
 CPU = torch.device("cpu")
 
 
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Both ways in turns, network by network."""
+    """Times both ways in turns, network by network."""
     for name in args.networks:
         require_known(name)
     return {"device": "cpu", "rows": [row for name in args.networks for row in make_rows(name, args)]}
 
 
 def make_rows(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A network's figures: medians, and the images/s of each round."""
+    """Returns a network's medians, and the images per second of each round."""
     rounds = [{way: in_own_process(name, keeps, args) for way, keeps in WAYS.items()} for _ in range(args.rounds)]
     rows = []
     for way in WAYS:
@@ -57,7 +57,7 @@ def make_rows(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def in_own_process(name: str, keeps: bool, args: argparse.Namespace) -> dict[str, float]:
-    """See `figures`; what an allocator was told once it cannot forget.
+    """Returns `figures` of a process of its own, since an allocator's setting cannot be taken back.
 
     Raises:
         ConfigurationError: when memory cannot be kept.
@@ -71,7 +71,7 @@ def in_own_process(name: str, keeps: bool, args: argparse.Namespace) -> dict[str
 
 
 def figures(name: str, keeps: bool, batch_size: int, budget: float, threads: int) -> dict[str, float] | None:
-    """Rate, page faults a step and peak of a network; None where memory is to be kept and cannot be."""
+    """Returns rate, page faults a step and peak memory; None if memory cannot be kept."""
     if keeps and not keep_freed_memory():
         return None
     torch.set_num_threads(threads)
@@ -85,7 +85,7 @@ def figures(name: str, keeps: bool, batch_size: int, budget: float, threads: int
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Two rows for each network, and what was done."""
+    """Formats two rows for each network, and what was measured."""
     given = report["arguments"]
     what = f"training steps of {given['batch_size']} images; freed memory is given back, or kept for the next step"
     turns = f"medians of {plural(given['rounds'], 'round')}, in each of which both have their turn"
@@ -98,7 +98,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row in words."""
+    """Formats a row."""
     figures = [f"{row['faults_per_step']:,.0f}", f"{row['peak_rss_mib']:,.0f}", f"{row['ratio']:.2f}"]
     name = "the same, kept" if WAYS[row["memory"]] else row["network"]
     return [name, f"{row['images_per_second']:,.0f}", span(row["rounds"]), *figures]

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All networks, one after the other, with each batch size."""
+    """Times all networks, one after the other, with each batch size."""
     device = device_of(args.accelerator)
     torch.backends.cudnn.benchmark = True
     mode = args.compile or (OFF if device.type == "cpu" else "default")
@@ -85,7 +85,7 @@ def require_known(name: str) -> None:
 
 
 def make_row(name: str, batch_size: int, device: torch.device, mode: str | None, args: argparse.Namespace) -> Any:
-    """The figures of a network, or in their place what has gone wrong."""
+    """Returns the figures of a network, or its error."""
     with torch.device("meta"):
         parameters = sum(each.numel() for each in create_network(name, NUM_CLASSES).parameters())
     row: dict[str, Any] = {"network": name, "batch_size": batch_size, "parameters": parameters}
@@ -103,7 +103,7 @@ def make_row(name: str, batch_size: int, device: torch.device, mode: str | None,
 
 
 def attempt(measurement: Callable[[], dict[str, float]], device: torch.device) -> dict[str, Any]:
-    """The figures, or the first line of the error: one network must not end the run of the others."""
+    """Returns the figures, or the first line of the error, so that one network does not end the run."""
     try:
         return measurement()
     except Exception as error:
@@ -120,7 +120,7 @@ def attempt(measurement: Callable[[], dict[str, float]], device: torch.device) -
 def make_step(
     name: str, batch_size: int, device: torch.device, precision: str, channels_last: bool, mode: str | None = None
 ) -> Callable[[], None]:
-    """A training step, always on the same batch of noise, compiled if there is a mode."""
+    """Builds a training step on one batch of noise, compiled if there is a mode."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = create_network(name, NUM_CLASSES).to(device).to(memory_format=layout)
     images = torch.randn(batch_size, 3, 32, 32, device=device).contiguous(memory_format=layout)
@@ -144,14 +144,14 @@ def make_step(
 
 
 def batch_loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy."""
+    """Computes the mean cross-entropy."""
     return F.cross_entropy(network(images), labels)
 
 
 def figures(
     step: Callable[[], None], batch_size: int, device: torch.device, budget: float, warm_up: int
 ) -> dict[str, float]:
-    """Rates of a step, and the seconds of the steps before the clock."""
+    """Returns the rates of a step, and the seconds of the warm-up."""
     before = seconds_of(step, warm_up, device)
     seconds = seconds_per_step(step, device, budget)
     rate = batch_size / seconds
@@ -159,14 +159,14 @@ def figures(
 
 
 def seconds_per_step(step: Callable[[], None], device: torch.device, budget: float) -> float:
-    """The mean over as many steps as fit into the budget; of one step where more do not."""
+    """Returns the mean over as many steps as fit into the budget, at least one."""
     single = seconds_of(step, 1, device)
     num = int(budget / single)
     return seconds_of(step, num, device) / num if num > 1 else single
 
 
 def seconds_of(step: Callable[[], None], num: int, device: torch.device) -> float:
-    """Seconds of so many steps, until the device has done them."""
+    """Times so many steps, until the device has done them."""
     start = now(device)
     for _ in range(num):
         step()
@@ -174,7 +174,7 @@ def seconds_of(step: Callable[[], None], num: int, device: torch.device) -> floa
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table for each batch size, then what has gone wrong."""
+    """Formats a table for each batch size, then the errors."""
     given, mode = report["arguments"], report["compile_mode"]
     parts = [part for size in given["batch_sizes"] for part in (f"Batches of {size}:", size_table(report, size))]
     layout = "channels_last" if given["channels_last"] else "contiguous"
@@ -189,7 +189,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def size_table(report: dict[str, Any], batch_size: int) -> str:
-    """The rows of a batch size."""
+    """Formats the rows of a batch size."""
     rows = [row for row in report["rows"] if row["batch_size"] == batch_size]
     headings = ["network", "params", "images/s", "s/epoch"]
     if report["compile_mode"] == OFF:
@@ -198,7 +198,7 @@ def size_table(report: dict[str, Any], batch_size: int) -> str:
 
 
 def eager_cells(row: dict[str, Any]) -> list[str]:
-    """Name, parameters in millions, eager figures."""
+    """Formats name, parameters in millions and eager figures."""
     eager = row["eager"]
     cells = [row["network"], f"{row['parameters'] / 1e6:.2f} M"]
     if "error" in eager:
@@ -207,7 +207,7 @@ def eager_cells(row: dict[str, Any]) -> list[str]:
 
 
 def compiled_cells(row: dict[str, Any]) -> list[str]:
-    """Seconds an epoch, ratio, seconds of compilation."""
+    """Formats seconds an epoch, ratio and seconds of compilation."""
     compiled, ratio = row["compiled"], row["ratio"]
     if "error" in compiled:
         return [short(compiled["error"]), MISSING, MISSING]
@@ -216,12 +216,12 @@ def compiled_cells(row: dict[str, Any]) -> list[str]:
 
 
 def short(error: str) -> str:
-    """What fits into a cell; the rest is below the table."""
+    """Shortens an error for a cell; the whole line is below the table."""
     return "no memory" if error == "out of memory" else "failed"
 
 
 def errors(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """What has gone wrong, network by network."""
+    """Yields the errors, network by network."""
     for row in rows:
         for way in ("eager", "compiled"):
             if row[way] is not None and "error" in row[way]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: types of arguments, the machine in words, a clock, Markdown."""
+"""What the benchmarks share: types of arguments, a description of the machine, a clock, Markdown."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ PACKAGES = ("torch", "torchvision", "lightning", "timm")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Parses a whole number from 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
     return number
 
 
 def not_negative(text: str) -> int:
-    """A whole number from 0."""
+    """Parses a whole number from 0."""
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give 0 or more")
     return number
 
 
 def above_zero(text: str) -> float:
-    """A number of seconds."""
+    """Parses a number above 0."""
     if not 0 < (number := float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give a number above 0")
     return number
 
 
 def fraction(text: str) -> float:
-    """A part of 1 that is more than nothing."""
+    """Parses a number above 0 and at most 1."""
     if not 0 < (number := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give a number above 0, at most 1")
     return number
@@ -68,7 +68,7 @@ def add_accelerator(parser: argparse.ArgumentParser) -> None:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device that the Trainer takes.
+    """Returns the device that the Trainer takes.
 
     Raises:
         ConfigurationError: when the machine has none of this kind.
@@ -80,14 +80,14 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a monotonic clock, when the device has done its work."""
+    """Returns the seconds of a monotonic clock after the device has done its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions: what figures depend on."""
+    """Returns hardware and versions, on which figures depend."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "gpu": gpu,
@@ -100,7 +100,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's model where Linux tells, else its family."""
+    """Returns the processor's model on Linux, elsewhere its family."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -108,13 +108,13 @@ def processor() -> str:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
+    """Returns the peak memory of this process; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def machine_paragraph(known: dict[str, Any]) -> str:
-    """What `describe` says, and the load of the CPUs before the first measurement as `load`."""
+    """Formats what `describe` returns, and the load of the CPUs before the first measurement as `load`."""
     cpus = f"{known['processor']}, {known['cpus']} CPUs, threads: {known['threads']}, load {known['load']:.2f}"
     versions = ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES))
     return paragraph(f"{known['gpu']}; " * bool(known["gpu"]) + f"{cpus}; {versions}")
@@ -124,7 +124,7 @@ def machine_paragraph(known: dict[str, Any]) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, its first column to the left, the others to the right."""
+    """Formats a table, its first column aligned left, the others right."""
     lines = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
@@ -138,12 +138,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Sentences in lines that a terminal shows whole."""
+    """Wraps text for a terminal."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def item(text: str) -> str:
-    """The same as an item of a list."""
+    """Wraps an item of a list."""
     return textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
@@ -153,12 +153,12 @@ def target_note(is_reached: bool, target: str) -> str:
 
 
 def percent(part: float, digits: int = 2) -> str:
-    """A part of 1 as it is written in text."""
+    """Formats a part of 1 as a percentage."""
     return f"{part:.{digits}%}".replace("%", " %")
 
 
 def span(rates: Sequence[float]) -> str:
-    """The lowest and the highest of some rates."""
+    """Formats the lowest and the highest of some figures."""
     return f"{min(rates):,.0f} to {max(rates):,.0f}"
 
 
@@ -168,5 +168,5 @@ def milliseconds(seconds: float) -> str:
 
 
 def plural(number: int, what: str) -> str:
-    """A number of things: 1 run, 2 runs."""
+    """Formats a number of things: 1 run, 2 runs."""
     return f"{number:,} {what}{'s' if number != 1 else ''}"

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The warm-up, then the runs, one after the other."""
+    """Runs the warm-up, then all seeds, one after the other."""
     check_overrides(args.overrides)
     warm_up, device = run(args, args.seed, WARM_UP, None)
     runs = [run(args, args.seed + number, {}, args.logs)[0] for number in range(args.runs)]
@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuses what each run is given anyway.
+    """Refuses keys that the benchmark sets itself.
 
     Raises:
         ConfigurationError: for the first of these.
@@ -91,7 +91,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def run(
     args: argparse.Namespace, seed: int, more: dict[str, str], logs: str | None
 ) -> tuple[dict[str, Any], torch.device]:
-    """The figures of a fit, and the device that it ran on; its messages go to stderr."""
+    """Runs a fit with its messages on stderr; returns its figures and its device."""
     clocks: list[TrainingClock] = []
 
     def before(cli: CLI) -> None:
@@ -105,20 +105,20 @@ def run(
 
 
 def fit_arguments(args: argparse.Namespace, seed: int, more: dict[str, str], folder: Path) -> list[str]:
-    """The command line of a fit."""
+    """Returns the command line of a fit."""
     images = {"--data": "ImageFolder", "--data.root": args.images} if args.images else {}
     own = {**EVERY_EPOCH, "--seed_everything": str(seed), "--trainer.default_root_dir": str(folder), **more}
     configs = [word for path in args.config for word in ("-c", path)]
-    return [*configs, *words(images), *args.overrides, *words(own)]
+    return [*configs, *as_arguments(images), *args.overrides, *as_arguments(own)]
 
 
-def words(options: dict[str, str]) -> list[str]:
-    """Options as a command line has them."""
+def as_arguments(options: dict[str, str]) -> list[str]:
+    """Returns options as arguments of a command line."""
     return [word for option in options.items() for word in option]
 
 
 def figures_of(clock: TrainingClock, seed: int, start: float) -> dict[str, Any]:
-    """What a run has shown.
+    """Returns the figures of a run.
 
     Raises:
         ConfigurationError: when it was never evaluated.
@@ -143,17 +143,17 @@ def figures_of(clock: TrainingClock, seed: int, start: float) -> dict[str, Any]:
 
 
 def counted(point: dict[str, Any]) -> float:
-    """The accuracy that must reach the target: with test-time augmentation where the recipe has it."""
+    """Returns the accuracy that counts: with test-time augmentation where the recipe has it."""
     return next(float(point[key]) for key in COUNTED if point[key] is not None)
 
 
 def seconds_to(curve: Sequence[dict[str, Any]], target: float) -> float | None:
-    """Seconds of training until the end of the first epoch that reaches the target; None if none does."""
+    """Returns the seconds of training to the end of the first epoch that reaches the target, or None."""
     return next((float(point["training_seconds"]) for point in curve if counted(point) >= target), None)
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs: of the curve, of the last epoch's accuracies, of the time to the target."""
+    """Returns means over the runs: of the curve, of the final accuracies, of the time to the target."""
     finals = [each["curve"][-1] for each in runs]
     times = [each["seconds_to_target"] for each in runs if each["seconds_to_target"] is not None]
     return {
@@ -166,7 +166,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def mean_curve(curves: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Means, point by point, over the runs that came so far."""
+    """Returns means, epoch by epoch, over the runs that have the epoch."""
     longest = max(curves, key=len)
     means = []
     for index, point in enumerate(longest):
@@ -177,7 +177,7 @@ def mean_curve(curves: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any
 
 
 def of_all(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Mean, and the 95 % interval of the mean by Student's t from two values on; None where there are no values."""
+    """Returns the mean, with its 95 % interval by Student's t from two values on; None without values."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -185,11 +185,11 @@ def of_all(values: Sequence[float | None]) -> dict[str, Any] | None:
     return {"mean": statistics.fmean(known), "interval": interval, "n": len(known)}
 
 
-# In words.
+# Report.
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The mean curve, the runs, and what comes of them."""
+    """Formats the mean curve, the runs, and the results."""
     given, runs = report["arguments"], report["runs"]
     recipe = ", ".join(given["config"])
     numbers = "{train:,} training images, evaluated on all {test:,} test images".format(**report["num_images"])
@@ -207,7 +207,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def curve_table(curve: Sequence[dict[str, Any]]) -> str:
-    """Seconds and accuracies at the end of each epoch."""
+    """Formats seconds and accuracies at the end of each epoch."""
     has_tta = "accuracy_tta" in curve[0]
     rows = []
     for point in curve:
@@ -218,7 +218,7 @@ def curve_table(curve: Sequence[dict[str, Any]]) -> str:
 
 
 def run_table(report: dict[str, Any]) -> str:
-    """Where the seconds of each run have gone."""
+    """Formats the seconds of each run by kind."""
     target = f"to {report['arguments']['target']:.4g}"
     headings = ["seed", "data", "set-up", "step 1", "training", "testing", "total", target]
     rows = [["warm-up", *seconds_cells(report["warm_up"]), MISSING]]
@@ -229,37 +229,37 @@ def run_table(report: dict[str, Any]) -> str:
 
 
 def seconds_cells(figures: dict[str, Any]) -> list[str]:
-    """The seconds of a run by kind."""
+    """Formats the seconds of a run by kind."""
     kinds = ("data", "set_up", "first_step", "training", "evaluation", "total")
     return [in_cell(figures[f"{kind}_seconds"]) for kind in kinds]
 
 
 def in_cell(seconds: float) -> str:
-    """Seconds with as many digits as a column has room for."""
+    """Formats seconds, from 100 on without decimals."""
     return f"{seconds:.2f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
 def results(report: dict[str, Any]) -> list[str]:
-    """Time to the target and final accuracy, each in a sentence."""
+    """Formats time to the target and final accuracies, a sentence each."""
     given, reached, num = report["arguments"], report["num_reached"], len(report["runs"])
     how = ", with test-time augmentation," if report["final"]["accuracy_tta"] else ""
     first = f"{percent(given['target'])}{how} was reached by {reached} of {plural(num, 'run')}"
     if reached:
-        first += f", after {mean_in_words(report['to_target'], '{:.2f}', 's')} of training"
+        first += f", after {mean_text(report['to_target'], '{:.2f}', 's')} of training"
         first += " (the mean of those that reached it)" if reached < num else ""
     names = {"accuracy": "final accuracy", "accuracy_tta": "final accuracy with test-time augmentation"}
     scaled = {key: in_percent(report["final"][key]) for key in names if report["final"][key]}
-    return [first, *(f"{names[key]}: {mean_in_words(value, '{:.2f}', '%')}" for key, value in scaled.items())]
+    return [first, *(f"{names[key]}: {mean_text(value, '{:.2f}', '%')}" for key, value in scaled.items())]
 
 
 def in_percent(value: dict[str, Any]) -> dict[str, Any]:
-    """A mean and its interval, times 100."""
+    """Returns a mean and its interval, times 100."""
     interval = value["interval"] and [100 * end for end in value["interval"]]
     return {**value, "mean": 100 * value["mean"], "interval": interval}
 
 
-def mean_in_words(value: dict[str, Any], form: str, unit: str) -> str:
-    """The mean, with the 95 % interval where there is one."""
+def mean_text(value: dict[str, Any], form: str, unit: str) -> str:
+    """Formats the mean, with its 95 % interval if there is one."""
     mean = f"{form.format(value['mean'])} {unit}"
     if value["interval"] is None:
         return mean

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Both in turns, so that what else the machine does falls on both; images per second of each round."""
+    """Times both in turns, so that other load affects both; returns the images per second of each round."""
     device = device_of(args.accelerator)
     torch.backends.cudnn.benchmark = True  # as configs/hardware/gpu.yaml; the Trainer leaves it
     images = args.steps * args.batch_size
@@ -85,14 +85,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def target(device: torch.device, is_fast: bool) -> float:
-    """The least ratio that is good enough."""
+    """Returns the lowest ratio that is good enough."""
     if device.type == "cpu":
         return TARGET_CPU
     return TARGET_FAST_GPU if is_fast else TARGET_GPU
 
 
 def time_fit(args: argparse.Namespace) -> tuple[Clock, list[str]]:
-    """A clock with the seconds of `args.steps` steps of a fit, and the names of all other callbacks there were."""
+    """Times `args.steps` steps of a fit; returns the clock, and the names of the other callbacks."""
     clock = Clock()
     names: list[str] = []
 
@@ -107,7 +107,7 @@ def time_fit(args: argparse.Namespace) -> tuple[Clock, list[str]]:
 
 
 def fit_arguments(args: argparse.Namespace, folder: str) -> list[str]:
-    """The command line of the fit."""
+    """Returns the command line of the fit."""
     options = {
         "--model.network": args.network,
         "--model.schedule": "OneCycle",
@@ -127,7 +127,7 @@ def fit_arguments(args: argparse.Namespace, folder: str) -> list[str]:
 
 
 def time_loop(args: argparse.Namespace, device: torch.device, is_fused: bool) -> float:
-    """Seconds of as many steps of a loop that does nothing but train."""
+    """Times as many steps of a bare loop."""
     data = Noise(args.steps + WARM_UP, args.batch_size, image_size=args.image_size)
     loader = resident_loader(data, device)
     network = create_network(args.network, NUM_CLASSES).to(device).to(memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def optimizer_and_schedule(
 
 
 def resident_loader(data: Noise, device: torch.device) -> TrainLoader:
-    """The loader that the data module gives to a trainer."""
+    """Builds the loader that the data module gives to a Trainer."""
     images, labels = (torch.from_numpy(values)[: -data.num_val].to(device) for values in data.load("train"))
     return TrainLoader(
         images,
@@ -176,7 +176,7 @@ def resident_loader(data: Noise, device: torch.device) -> TrainLoader:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The figures as a table, with the ratio and what was trained."""
+    """Formats the figures as a table, with the ratio and what was trained."""
     rows = [
         [name, f"{report['images_per_second'][key]:,.0f}", span(report["rounds"][key])] for key, name in NAMES.items()
     ]

@@ -45,20 +45,20 @@ class TrainingClock(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Notes how long the first step took, in which a run compiles what the one before has not left."""
+        """Notes the time of the first step, which includes compilation."""
         if self.first_step is None:
             now(self.device)
             self.first_step = self.training.elapsed
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stands still when the device has done the epoch's last step."""
+        """Pauses when the device has done the epoch's last step."""
         if not trainer.sanity_checking:
             now(self.device)
             self.training.pause()
             self.evaluation.resume()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the epoch's figures, and runs on."""
+        """Notes the epoch's figures, and resumes."""
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, ImageClassifier)
