@@ -75,16 +75,7 @@ class RunRecord(SaveConfigCallback):
 
 
 def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
-    """Writes `run.json`: how a run was started, and how it was resumed each time.
-
-    Args:
-        run_dir: folder of the run.
-        more: other values to record at the first start, in primitives.
-        checkpoint: from which the run is resumed, or None.
-
-    Raises:
-        OSError: when it cannot be written.
-    """
+    """Writes `run.json`: how a run was started, with `more` in primitives, and from which checkpoint it was resumed."""
     path = run_dir / RECORD
     record = {**run_record(), **more}
     if first := _read(path):
