@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "write one HTML file about a run, or several side by side",
     "collect": "put the runs of several seeds into one table, with mean and spread",
 }
+OWN_MODULE = ("find-lr", "summary", "report", "collect")  # the others are LightningCLI's, in cli/train.py
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
 Train, test and compare residual networks on CIFAR-10 and on image folders.
@@ -85,8 +86,8 @@ def _run(args: list[str], debug: bool) -> None:
 
 def _runner(command: str) -> Callable[[list[str]], None]:
     """Imports the module of a subcommand alone: torch takes seconds to import, lightning some more."""
-    light = {"summary": "summary", "report": "report", "collect": "collect", "find-lr": "find_lr"}
-    run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{light.get(command, 'train')}").run
+    module = command.replace("-", "_") if command in OWN_MODULE else "train"
+    run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{module}").run
     return run
 
 

@@ -18,8 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 # data sources that a recipe can name without their module
-import cifar_resnets.data.cifar
-import cifar_resnets.data.digits
+import cifar_resnets.data.cifar  # noqa: F401
+import cifar_resnets.data.digits  # noqa: F401
 import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
