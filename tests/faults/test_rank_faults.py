@@ -243,7 +243,8 @@ def test_rank_0_requeues_the_job_before_the_others_end(tmp_path: Path) -> None:
         ranks[0].wait_for(lambda: ranks[0].out.count("epoch ") >= 2)
         for each in ranks:
             each.signal(signal.SIGUSR1)
-        one_line(ranks[0].wait(60), 75, f"stopped by SIGUSR1 and requeued; {CHECKPOINT}")
+        # version_N: forks of a server take their rank from Lightning late, and both claim a folder
+        one_line(ranks[0].wait(60), 75, "stopped by SIGUSR1 and requeued; the checkpoint is logs/tiny/version_")
         assert ranks[1].is_alive
         ranks[1].signal(signal.SIGTERM)  # as srun does
         assert (ranks[1].wait(30).status, ranks[1].err) == (75, "")
