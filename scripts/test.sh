@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs lint, types, import contracts and the tests, in two processes of one thread each:
-#   scripts/test.sh                      # everything: 15 minutes on two idle cores
-#   scripts/test.sh --quick              # without the tests that start processes: 3 minutes
+#   scripts/test.sh                      # everything
+#   scripts/test.sh --quick              # without the tests that start processes
 #   scripts/test.sh -k receptive_field   # other arguments go on to pytest
 # CIFAR_RESNETS_IMAGES=DIR, with train/<class>/* and test/<class>/*, adds the tests on real images. Tests in a browser and
 # on a cluster are skipped unless scripts/install_browser.sh and scripts/install_slurm.sh have installed what they need.
