@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class ReportWriter(pl.Callback):
     """Writes `layers.csv`, the network's receptive fields, and `report.html` at the end of each test.
 
-    It has to be the last callback: the report reads the files of the others. A report that fails is a warning of one
+    It comes after the callbacks whose files the report reads. A report that fails is a warning of one
     line, and the test goes on.
     """
 
