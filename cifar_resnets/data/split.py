@@ -1,6 +1,7 @@
 """Splits the training images of a source into training and validation images."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,7 @@ def split_indices(
         few = class_names[int(counts.argmin())]
         wanted = "two or more are needed to validate on one" if val_fraction else "one or more are needed"
         raise DataError(f"class {few!r}: {counts.min()} training images, {wanted}")
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = shuffled_indices(len(labels), seed)
     val, rest = shuffled[:0], shuffled
     if val_fraction:
         num_val = min(max(round(val_fraction * len(labels)), len(class_names)), len(labels) - len(class_names))
@@ -45,6 +46,16 @@ def split_indices(
         _require(len(class_names) <= num_train <= len(rest), "num_train", num_train, allowed)
         rest, _ = _take_stratified(rest, labels, num_train, spare=0)
     return np.sort(rest), np.sort(val)
+
+
+def shuffled_indices(num: int, seed: int) -> NDArray[np.intp]:
+    """Returns the indices below `num` in the order of the SHA-256 of seed and index.
+
+    NumPy promises the order of a generator's permutation for the same build alone (NEP 19). With another one, a resumed
+    run could validate on images that it was trained on.
+    """
+    digests = (hashlib.sha256(b"%d %d" % (seed, index)).digest()[:8] for index in range(num))
+    return np.argsort(np.frombuffer(b"".join(digests), dtype=">u8"), kind="stable")
 
 
 def _take_stratified(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from cifar_resnets.data.split import split_indices
+from cifar_resnets.data.split import shuffled_indices, split_indices
 from cifar_resnets.errors import ConfigurationError, DataError
+
+ORDER_OF_TEN = [6, 4, 2, 1, 7, 5, 0, 8, 9, 3]
 
 
 def random_labels(counts, seed: int = 0) -> np.ndarray:
@@ -43,6 +47,17 @@ def test_the_split_is_disjoint_complete_sorted_and_seeded():
     again_train, again_val = split(labels, seed=1)
     assert np.array_equal(train, again_train) and np.array_equal(val, again_val)
     assert not np.array_equal(val, split(labels, seed=2)[1])
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63])
+def test_the_order_follows_from_sha_256_alone(seed):
+    expected = sorted(range(1000), key=lambda index: hashlib.sha256(f"{seed} {index}".encode()).hexdigest()[:16])
+    assert shuffled_indices(1000, seed).tolist() == expected
+
+
+def test_the_order_is_the_same_on_every_machine():
+    # written down once: another order would let a resumed run validate on images that it was trained on
+    assert shuffled_indices(10, 0).tolist() == ORDER_OF_TEN
 
 
 def test_the_split_takes_images_from_all_over_the_data():
