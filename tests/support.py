@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++"))), reason="NOT TESTED COMPILED: there is no C++ compiler"
 )
@@ -40,6 +39,11 @@ data:
   init_args: {{batch_size: 40, num_train: 200}}
 trainer: {{accelerator: cpu, max_epochs: 1}}
 """
+
+
+def needs_gpu(test: Any) -> Any:
+    """Marks a test that scripts/gpu_check.sh selects, and that is skipped without a GPU."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")(test))
 
 
 @dataclass

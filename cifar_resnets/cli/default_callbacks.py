@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.exact_resume import Continuation
+from cifar_resnets.callbacks.look_ahead import LookAhead  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.lr_finder import LRFinder  # noqa: F401  a recipe can name it
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard

@@ -28,7 +28,7 @@ def init_dirac(network: nn.Module) -> None:
 
 
 def whiten_first_layer(network: nn.Module, images: Tensor, eps: float = 5e-4) -> None:
-    """Sets the first convolution's filters to whiten the images, and freezes them; its bias is trained.
+    """Sets the first convolution's filters to whiten the images, and freezes them; its bias, then 0, is trained.
 
     Half of the filters are the directions in which patches of the images vary most, scaled to unit variance; the other
     half are their negatives, so that an activation loses nothing.
@@ -51,6 +51,8 @@ def whiten_first_layer(network: nn.Module, images: Tensor, eps: float = 5e-4) ->
     filters = whitening_filters(images, (weight.shape[2], weight.shape[3]), weight.shape[0] // 2, eps)
     with torch.no_grad():
         weight[: 2 * len(filters)] = torch.cat([filters, -filters]).to(weight)
+        if convolutions[0].bias is not None:
+            convolutions[0].bias[: 2 * len(filters)] = 0
     weight.requires_grad = False
 
 

@@ -52,6 +52,7 @@ def test_the_first_layer_makes_white_features_of_both_signs():
     images = correlated_images()
     whiten_first_layer(network, images, eps=0.0)
     assert not network.conv1.weight.requires_grad and network.conv1.bias.requires_grad
+    assert not network.conv1.bias.any()
     features = nn.functional.conv2d(images, network.conv1.weight).transpose(0, 1).flatten(1)
     one, other = features.chunk(2)
     torch.testing.assert_close(one, -other)
@@ -64,7 +65,8 @@ def test_filters_beyond_the_directions_stay_as_they_were():
     whiten_first_layer(network, correlated_images())
     assert torch.equal(network[0].weight[24:], before[0][24:])
     assert not torch.equal(network[0].weight[23], before[0][23])
-    for parameter, old in zip(list(network.parameters())[1:], before[1:], strict=True):
+    assert torch.equal(network[0].bias[24:], before[1][24:])
+    for parameter, old in zip(list(network.parameters())[2:], before[2:], strict=True):
         assert torch.equal(parameter, old) and parameter.requires_grad
 
 
