@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,22 @@ def test_arguments_of_the_network(cli: Callable[..., Result]) -> None:
     assert rows["conv1"]["in_channels"] == "1"
     assert rows["layer2.0.shortcut.0"]["type"] == "Conv2d"
     assert rows["fc"]["out_channels"] == "7"
+
+
+def test_the_arithmetic_of_a_training(cli: Callable[..., Result]) -> None:
+    # Jordan states 0.36 PFLOP for 9.9 epochs of this network, and 0.29 for 8
+    for epochs, stated in (("9.9", 0.36), ("8", 0.29)):
+        out = cli("summary", "cifar_speednet", "--epochs", epochs).out
+        found = re.search(rf"note: {epochs} epochs of 50,000 images take ([\d.]+) PFLOP", out)
+        assert found and float(found[1]) == pytest.approx(stated, rel=0.03)
+    result = cli("summary", "cifar_resnet20", "--epochs", "10", "--train_images", "45000", "--format", "json")
+    (note,) = json.loads(result.out)["notes"]
+    assert (
+        note == f"10 epochs of 45,000 images take {6 * 40_551_040 * 450_000 / 1e15:.3g} PFLOP (multiply-adds x 2 x 3)"
+    )
+    result = cli("summary", "cifar_resnet20", "--epochs", "1", "--format", "csv")
+    assert "PFLOP" in result.err and "PFLOP" not in result.out
+    one_line(cli("summary", "cifar_resnet20", "--epochs", "0"), 2, "--epochs", "above 0")
 
 
 def test_verify(cli: Callable[..., Result]) -> None:
