@@ -96,8 +96,8 @@ def _above_zero(text: str) -> float:
 def training_arithmetic(multiply_adds: int, epochs: float, num_images: float) -> str:
     """Describes the floating-point operations of a training, in PFLOP (10^15).
 
-    A multiply-add is two operations, and the backward pass takes about twice as many as the forward pass. Source: Jordan
-    (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", which compares trainings by them.
+    A multiply-add is two operations, and the backward pass takes about twice as many as the forward pass.
+    Source: Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", which compares trainings by them.
 
     Args:
         multiply_adds: of the network, for one image.
