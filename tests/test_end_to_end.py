@@ -108,14 +108,19 @@ def test_broken_images_are_named_before_training(image_folder: Path, tmp_path: P
     assert "epoch" not in result.out
 
 
+SHORT_SEARCH = "trainer: {callbacks: [{class_path: LRFinder, init_args: {method: slide, num_steps: 100}}]}"
+
+
 def test_real_images(real_images: Path, tmp_path: Path) -> None:
-    for split, num in (("train", 400), ("test", 100)):
+    (tmp_path / "short.yaml").write_text(SHORT_SEARCH)
+    for split, num in (("train", 300), ("test", 100)):
         for folder in (real_images / split).iterdir():
             shutil.copytree(folder, tmp_path / split / folder.name, ignore=lambda _, names, n=num: sorted(names)[n:])
     args = ["--data", "ImageFolder", "--data.root", str(tmp_path), "--data.val_fraction", "0.02"]
-    args += ["--data.batch_size", "64", "--trainer.max_epochs", "3"]
-    recipe = ["-c", str(ROOT / "configs/recipes/resnet20_onecycle.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")]
-    result = succeeded(shell("fit", *recipe, *args, cwd=tmp_path))
+    args += ["--data.batch_size", "32", "--trainer.max_epochs", "2"]
+    recipe, hardware = ROOT / "configs/recipes/resnet20_onecycle.yaml", ROOT / "configs/hardware/cpu.yaml"
+    configs = ["-c", str(recipe), "-c", str(hardware), "-c", "short.yaml"]
+    result = succeeded(shell("fit", *configs, *args, cwd=tmp_path))
     assert 0.05 < float(result.out.partition("learning rate: ")[2].split()[0]) < 1
     report = read_json(tmp_path / "logs/resnet20_onecycle/version_0/test.json")
     assert report["images"] == 1000

@@ -289,11 +289,12 @@ def test_medians_of_both_ways_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_glibc
 def test_steps_that_keep_their_memory_and_steps_that_do_not(report: Callable[..., tuple[Any, str]]) -> None:
-    args = ["--networks", "cifar_custom_resnet", "--batch-size", "32", "--rounds", "1", "--seconds", "0.01"]
+    # activations of more than 32 MiB, the most that glibc's threshold rises to: each is given back, whatever was before
+    args = ["--networks", "cifar_resnet20", "--batch-size", "576", "--rounds", "1", "--seconds", "0.01"]
     figures, text = report("memory", *args)
     by_default, kept = figures["rows"]
     assert kept["faults_per_step"] < 0.2 * by_default["faults_per_step"]
-    assert cells(text, "cifar_custom_resnet")[2] == f"{by_default['faults_per_step']:,.0f}"
+    assert cells(text, "cifar_resnet20")[2] == f"{by_default['faults_per_step']:,.0f}"
     assert cells(text, "the same, kept")[4] == f"{kept['images_per_second'] / by_default['images_per_second']:.2f}"
     assert widest(text) <= 80
 
