@@ -34,7 +34,7 @@ from cifar_resnets.errors import ConfigurationError, DivergenceError, require
 from cifar_resnets.evaluation.metrics import Evaluation, EvaluationMetrics, TrainingMetrics
 from cifar_resnets.evaluation.tta import average_views, check_views
 from cifar_resnets.models.init import init_dirac, whiten_first_layer
-from cifar_resnets.models.registry import create_network, try_network
+from cifar_resnets.models.registry import create_network, try_network, without_weights
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.training.fast_loop import use_loop
 from cifar_resnets.training.optimizers import build_optimizer, rates
@@ -114,9 +114,10 @@ class ImageClassifier(pl.LightningModule):
         schedule = Schedule.from_config(schedule) if isinstance(schedule, Mapping) else schedule or Cosine()
         arguments = locals()
         super().__init__()
-        # primitives, so that a checkpoint holds no code; without `weights`, a file that may be gone when it is tested
+        # primitives, so that a checkpoint holds no code; without `weights` and `pretrained`: it has weights of its own
         hparams = {name: arguments[name] for name in inspect.signature(ImageClassifier).parameters if name != "weights"}
-        self.save_hyperparameters(hparams | {"schedule": schedule.to_config()}, logger=False)
+        hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
+        self.save_hyperparameters(hparams, logger=False)
         self.class_names, self.label_smoothing, self.schedule, self.tta = class_names, label_smoothing, schedule, tta
         self.network = create_network(network, len(class_names), network_args)
         if "dirac" in init:

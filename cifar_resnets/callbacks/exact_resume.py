@@ -1,5 +1,6 @@
 """Makes a resumed run bit-identical to one without an interruption."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from cifar_resnets.runs.changed_settings import changed_settings, put_settings
 from cifar_resnets.runs.checkpoint_file import KEY
 from cifar_resnets.runs.log_files import go_back, logged_so_far
 from cifar_resnets.runs.loop_state import enter, settle
+from cifar_resnets.runs.optimizer_state import check_states
+from cifar_resnets.support.text import printable
 from cifar_resnets.training.run_length import run_length
 
 
@@ -70,8 +73,8 @@ class Continuation(pl.Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and (state := checkpoint["callbacks"].get(callback.state_key)):
                 callback.current_score = state["current_score"]  # Lightning does not restore it
-                if run_dir is not None and (old := checkpoint[KEY]["run_dir"]) is not None:
-                    _relocate_checkpoints(state, old, str(run_dir))
+                if run_dir is not None and callback.dirpath is not None:
+                    _relocate_checkpoints(state, str(callback.dirpath), callback.mode)
         state = self._state = checkpoint[KEY]
         pl_module.val_acc = checkpoint.get("val_acc")
         pl_module.step_rates = dict(state["rates"])
@@ -79,6 +82,8 @@ class Continuation(pl.Callback):
         _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")
         if changes := _adopt_settings(trainer, pl_module, checkpoint):
             _print(trainer, f"resumed with other settings: {', '.join(changes)}")
+        fresh: Any = pl_module.configure_optimizers()
+        check_states(checkpoint, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restores the state of the Trainer, and the logs."""
@@ -115,26 +120,30 @@ def _row(trainer: pl.Trainer) -> dict[str, Any]:
     return {"metrics": {**figures, "epoch": trainer.current_epoch}, "step": step}
 
 
-def _relocate_checkpoints(state: dict[str, Any], old: str, new: str) -> None:
-    """Replaces the run's folder in the paths of a ModelCheckpoint's state, and drops files that do not exist.
+def _relocate_checkpoints(state: dict[str, Any], folder: str, mode: str) -> None:
+    """Replaces the paths of a ModelCheckpoint's state by files of those names in a folder, if they exist.
+
+    The callback deletes files at these paths, and the checkpoint may come from a stranger: no path leads elsewhere.
 
     Args:
-        state: of the ModelCheckpoint; left alone if its folder is not below that of the run.
-        old: folder of the run when the checkpoint was written.
-        new: folder of this run.
+        state: of the ModelCheckpoint.
+        folder: of its checkpoints in this run.
+        mode: `min` or `max`, of the figure by which it chooses.
     """
-    if not str(state["dirpath"]).startswith(old):
-        return
 
     def relocate(path: str) -> str:
-        return new + path.removeprefix(old) if path.startswith(old) else path
+        here = os.path.join(folder, os.path.basename(path))
+        return here if os.path.isfile(here) else ""
 
-    for name in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[name] = relocate(state[name])
     paths = {relocate(path): score for path, score in state["best_k_models"].items()}
-    state["best_k_models"] = {path: score for path, score in paths.items() if Path(path).is_file()}
-    if not Path(state["best_model_path"]).is_file():
-        state |= {"best_model_path": "", "best_model_score": None, "kth_best_model_path": ""}
+    paths.pop("", None)
+    state |= {"dirpath": folder, "best_k_models": paths}
+    if state["kth_best_model_path"] not in paths:
+        state["kth_best_model_path"] = (max if mode == "min" else min)(paths, key=paths.__getitem__, default="")
+    if not state["best_model_path"]:
+        state |= {"best_model_score": None}
 
 
 def _adopt_settings(trainer: pl.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> list[str]:
@@ -156,4 +165,4 @@ def _adopt_settings(trainer: pl.Trainer, module: ImageClassifier, checkpoint: di
 
 def _print(trainer: pl.Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        print(line, flush=True)
+        print(printable(line), flush=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.support.text import printable
 
 
 class PerClassReport(pl.Callback):
@@ -40,7 +41,7 @@ def class_table(report: dict[str, Any]) -> Table:
     for heading in ("accuracy", "95 % interval", "correct", "images"):
         table.add_column(heading, justify="right")
     for row in report["classes"]:
-        table.add_row(Text(row["name"]), *_cells(row))
+        table.add_row(Text(printable(row["name"])), *_cells(row))
     table.add_section()
     table.add_row("all", *_cells(report), style="bold")
     if "tta" in report:

@@ -2,16 +2,20 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import get_loader
 
-from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.cli.config_checks import given_recipes
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
+from cifar_resnets.runs.plain_values import short
 from cifar_resnets.runs.resume import Start
+from cifar_resnets.support.bounded_yaml import check_aliases
 from cifar_resnets.support.former_names import current_names
 
 NEED_CHECKPOINT = ("validate", "test", "predict")
@@ -21,6 +25,7 @@ _load_yaml = get_loader("yaml")
 
 def load_recipe(text: str) -> Any:
     """Loads YAML as jsonargparse does, with the class paths of today; see `jsonargparse.set_loader`."""
+    check_aliases(text)
     return current_names(_load_yaml(text))
 
 
@@ -60,14 +65,45 @@ def check_fits(checkpoint: Mapping[str, Any], model: torch.nn.Module, hparams: M
     Raises:
         CheckpointError: when they differ, in one line; Lightning would list every tensor.
     """
-    if _shapes(checkpoint["state_dict"]) != _shapes(model.state_dict()):
-        both = checkpoint["hyper_parameters"], hparams
-        has, wants = (f"{h['network']} with {len(h['class_names'])} classes" for h in both)
-        raise CheckpointError(f"--ckpt_path: the checkpoint is of {has}, the network is {wants}")
+    theirs, has, wants = checkpoint["hyper_parameters"], _shapes(checkpoint["state_dict"]), _shapes(model.state_dict())
+    difference = _of_networks(theirs, hparams)
+    # other arguments may give the same shapes: those of dropout do, others contradict the checkpoint's own weights
+    if has != wants or (difference and not _describes(theirs, has)):
+        raise CheckpointError(f"--ckpt_path: {difference or _of_tensors(has, wants)}")
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(value, "shape", None) for name, value in state.items()}
+
+
+def _describes(hparams: Mapping[str, Any], shapes: Mapping[str, Any]) -> bool:
+    """Returns whether hyperparameters are those of weights with some shapes; builds the network without memory."""
+    try:
+        with torch.device("meta"):
+            network = create_network(hparams["network"], len(hparams["class_names"]), hparams.get("network_args"))
+    except ConfigurationError:
+        return False
+    return all(shapes.get(f"network.{name}") == shape for name, shape in _shapes(network.state_dict()).items())
+
+
+def _of_networks(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Returns how two networks differ by their hyperparameters; None if they do not."""
+    has, wants = (f"{each['network']} with {len(each['class_names'])} classes" for each in (theirs, ours))
+    if has != wants:
+        return f"the checkpoint is of {has}, the network is {wants}"
+    then, now = (each.get("network_args") or {} for each in (theirs, ours))
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            both = (str(each.get(name, "not given")) for each in (then, now))
+            return "model.network_args.{} is {} in the checkpoint, {} here".format(*map(short, (name, *both)))
+    return None
+
+
+def _of_tensors(has: Mapping[str, Any], wants: Mapping[str, Any]) -> str:
+    """Returns the first tensor that differs, if the networks do not say why."""
+    name = next(name for name in (*wants, *has) if has.get(name) != wants.get(name))
+    theirs, ours = ("no tensor" if each is None else str(tuple(each)) for each in (has.get(name), wants.get(name)))
+    return f"the checkpoint's weights are not of its network: {short(name)} is {theirs}, the network has {ours}"
 
 
 def on_top_of(checkpoint: Mapping[str, Any], args: Sequence[str]) -> list[str]:
@@ -78,18 +114,75 @@ def on_top_of(checkpoint: Mapping[str, Any], args: Sequence[str]) -> list[str]:
         args: the command line, the subcommand first.
 
     Raises:
-        CheckpointError: when it names a class of another package that the user does not name: its module would be
-            imported, which executes code.
+        CheckpointError: when it names a class of another package that the user does not name, see `check_classes`.
     """
     data = dict(checkpoint["data"])
     if (given := _value_of(args, "--data")) is not None:
         data["class_path"] = given
-    for name in _class_paths({"model": checkpoint["hyper_parameters"], "data": data}):
-        if not (name == given or str(name).startswith(OWN_CLASSES)):
-            trust = f"if you trust it, give --data {name}"
-            raise CheckpointError(f"--ckpt_path: the checkpoint names the class {name} of another package; {trust}")
+    check_classes({**checkpoint, "data": data}, _typed(args))
     model = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "class_names"}
     return [args[0], "--config", json.dumps({"model": model, "data": data}), *args[1:]]
+
+
+def check_classes(checkpoint: Mapping[str, Any], typed: Iterable[Any]) -> None:
+    """Raises CheckpointError for a class of another package, unless the user names it: its module would be imported.
+
+    Args:
+        checkpoint: from which a fit goes on, or which is evaluated.
+        typed: arguments and recipes, nested in any way; read if it names one.
+    """
+    classes = list(_classes(checkpoint))
+    allowed = set(_texts(list(typed))) if classes else set()
+    for key, name in classes:
+        if name not in allowed:
+            names = f"--ckpt_path: the checkpoint names the class {short(str(name))} of another package"
+            raise CheckpointError(f"{names}, whose code would run; if you trust it, give --{key} {short(str(name))}")
+
+
+def _classes(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields what a checkpoint names of other packages: the keys, and paths of classes or functions."""
+    hparams, data = checkpoint["hyper_parameters"], checkpoint.get("data")
+    for key, name in (*_class_paths(data, "data"), *_class_paths(hparams, "model")):
+        if not str(name).startswith(OWN_CLASSES):
+            yield key, name
+    if ":" in (network := hparams.get("network", "")):
+        yield "model.network", network
+    if "." in (optimizer := hparams.get("optimizer", "")) and not optimizer.startswith("torch.optim."):
+        yield "model.optimizer", optimizer
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _typed(args: Sequence[str]) -> Iterator[Any]:
+    """Yields the arguments of a command line, their values, and its recipes, which `check_recipes` has read before."""
+    for arg in args:
+        yield from (arg, arg.partition("=")[2])
+    for recipe in given_recipes(args):
+        yield load_recipe(recipe if recipe.lstrip().startswith("{") else Path(recipe).read_text(encoding="utf-8"))
+
+
+def blame(error: UserError, args: Sequence[str]) -> UserError:
+    """Returns an error of the checkpoint if a key is wrong that only the checkpoint can have set.
+
+    Args:
+        error: that ends the command.
+        args: the command line, the subcommand first.
+    """
+    typed = any(arg.startswith(("--model", "--data", "-c", "--config")) for arg in args)
+    if args[0] in NEED_CHECKPOINT and not typed and str(error).startswith(("model.", "data.")):
+        return CheckpointError(f"--ckpt_path: the checkpoint's {error}")
+    return error
+
+
+def names_root(args: Sequence[str]) -> bool:
+    """Returns whether the user says where the images are, and it is not the checkpoint alone that does."""
+    return any(arg.startswith(("--data.root", "--data.init_args.root", "-c", "--config")) for arg in args)
 
 
 def _value_of(args: Sequence[str], key: str) -> str | None:
@@ -99,9 +192,10 @@ def _value_of(args: Sequence[str], key: str) -> str | None:
     return value
 
 
-def _class_paths(value: Any) -> Iterator[Any]:
+def _class_paths(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and "class_path" in value:
-        yield value["class_path"]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for item in items:
-        yield from _class_paths(item)
+        yield key, value["class_path"]
+    for name, item in value.items() if isinstance(value, Mapping) else ():
+        yield from _class_paths(item, key if name == "init_args" else f"{key}.{name}")
+    for item in value if isinstance(value, (list, tuple)) else ():
+        yield from _class_paths(item, key)

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.bounded_yaml import BoundedLoader
 from cifar_resnets.support.signature import parameters_of
 
 # sections, which have keys but no value
@@ -46,15 +46,19 @@ _NUMBERS: dict[str, _Rule] = {
 
 def check_recipes(args: Sequence[str]) -> None:
     """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
+    for path in given_recipes(args):
+        if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
+            _check_recipe(Path(path))
+
+
+def given_recipes(args: Sequence[str]) -> list[str]:
+    """Returns the values of `-c` on a command line: paths, or recipes themselves in braces."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
-        given = parser.parse_known_args(list(args))[0].config
+        return list(parser.parse_known_args(list(args))[0].config)
     except argparse.ArgumentError:  # the value is missing: the parser will report it
-        return
-    for path in given:
-        if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
-            _check_recipe(Path(path))
+        return []
 
 
 def _check_recipe(path: Path) -> None:
@@ -70,16 +74,14 @@ def _check_recipe(path: Path) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
-        json.dumps(recipe, default=str, skipkeys=True)  # raises for a recipe that contains itself
-        return recipe
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
     except OSError as error:
         raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, an impossible date, a circular reference
+    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, an impossible date
         raise ConfigurationError(f"--config: {path} is not valid YAML: {error}") from error
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+class _Loader(BoundedLoader):
     """A YAML loader that raises an error for a duplicate key: the first one would be lost with all keys below it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

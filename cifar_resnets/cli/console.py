@@ -4,6 +4,8 @@ import logging
 import threading
 import warnings
 
+from cifar_resnets.support.text import printable
+
 # warnings of Lightning about what is done on purpose here
 EXPECTED_WARNINGS = (
     r".*smaller than the logging interval.*",  # everything is logged once an epoch
@@ -25,7 +27,7 @@ class _Lines(logging.Handler):
     """Prints the messages of the project's loggers as plain lines on stdout; stderr is for errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        print(*map(printable, self.format(record).split("\n")), sep="\n", flush=True)
 
 
 # errors in threads, such as the one that writes TensorBoard's files

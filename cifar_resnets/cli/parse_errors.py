@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, one_line
 from cifar_resnets.support.signature import parameters_of
 from cifar_resnets.support.text import did_you_mean
 from cifar_resnets.training.schedules import Schedule
@@ -109,6 +109,9 @@ def user_error(error: BaseException) -> UserError | None:
         return ConfigurationError(line)
     if isinstance(error, MisconfigurationException):
         return ConfigurationError(str(error))
+    if part := being_restored(error):
+        kind = type(error).__name__
+        return CheckpointError(f"--ckpt_path: the checkpoint's {part} cannot be restored: {kind}: {one_line(error)}")
     # by name: importing torch._dynamo takes longer than parsing the command line
     if any(cls.__module__.startswith(("torch._dynamo", "torch._inductor")) for cls in type(error).__mro__):
         line = str(error).partition("\n")[0]
@@ -123,6 +126,19 @@ def is_of_trainer(error: BaseException) -> bool:
     # a RuntimeError may be anything, except in callbacks: EarlyStopping raises one for an unknown metric
     own = "lightning.pytorch.callbacks." if isinstance(error, RuntimeError) else "lightning.pytorch."
     return isinstance(error, (ValueError, RuntimeError)) and module.startswith(own)
+
+
+def being_restored(error: BaseException) -> str | None:
+    """Returns which part of a checkpoint Lightning was restoring when an error was raised; None if it was not.
+
+    The table of `runs.checkpoint_schema` does not describe the states of all callbacks and loops.
+    """
+    # private in lightning 2.6; tests/cli/test_parse_errors.py fails when it has another name
+    connector = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_code.co_name for frame in frames if frame.f_globals.get("__name__") == connector]
+    parts = [name.removeprefix("restore_") for name in names if name.startswith(("restore_", "resume_start"))]
+    return parts[-1].replace("_", " ") if parts else None
 
 
 def unknown_metric(message: str) -> str | None:

@@ -24,6 +24,7 @@ from cifar_resnets.models.weights import load_weights
 from cifar_resnets.receptive_field.measured import verify
 from cifar_resnets.receptive_field.table import FORMATS, WIDE, print_summary
 from cifar_resnets.receptive_field.theory import summarize
+from cifar_resnets.support.bounded_yaml import load_bounded
 from cifar_resnets.support.text import did_you_mean
 
 EXAMPLES = """
@@ -131,7 +132,7 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        arguments = yaml.safe_load(text)
+        arguments = load_bounded(text)
     except yaml.YAMLError:
         arguments = None
     if not isinstance(arguments, dict):

@@ -26,7 +26,16 @@ from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.callbacks.report_writer import ReportWriter
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, load_recipe, on_top_of, read_evaluable
+from cifar_resnets.cli.checkpoint_args import (
+    blame,
+    check_classes,
+    check_fits,
+    given_checkpoint,
+    load_recipe,
+    names_root,
+    on_top_of,
+    read_evaluable,
+)
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
@@ -35,11 +44,13 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.models.registry import without_weights
 from cifar_resnets.runs import resume
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
 from cifar_resnets.runs.run_dir import CHECKPOINTS
 from cifar_resnets.support.former_names import current_names
+from cifar_resnets.support.text import printable
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "logs",
@@ -51,6 +62,7 @@ NAME = "folder of the run below default_root_dir; the network's name if not give
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
+PYTHON_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)  # which a user can have caused
 TESTED = {"test": "test/acc", "test by model.tta": "test/acc_tta"}
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
@@ -81,10 +93,10 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         )
         if errors_of_threads:
             raise errors_of_threads[0]
-    except (ValueError, TypeError, RuntimeError, argparse.ArgumentError, MisconfigurationException) as error:
+    except (*PYTHON_ERRORS, argparse.ArgumentError, MisconfigurationException) as error:
         if (line := user_error(error)) is None:
             raise
-        raise line from error
+        raise blame(line, args) from error
 
 
 class CLI(LightningCLI):
@@ -147,6 +159,9 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Finds where a fit goes on, on rank 0, and reads the checkpoint."""
+        if self.start.content is not None:  # the weights come from the checkpoint
+            model = self.config[self.subcommand].model
+            model.network_args = without_weights(model.network_args or {})
         if not self._resumes:
             return
         config = self.config.fit
@@ -157,9 +172,12 @@ class CLI(LightningCLI):
             self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
             resume.pass_to_children(self.start.checkpoint)
             for warning in self.start.warnings:
-                print(f"warning: {warning}", flush=True)
+                print(f"warning: {printable(warning)}", flush=True)
+        if self.start.content is not None:
+            check_classes(self.start.content, config.as_dict())
         if rank or self.start.checkpoint:
             config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
+            config.model.network_args = without_weights(config.model.network_args or {})
 
     def before_fit(self) -> None:
         """Sets the path of the checkpoint on all ranks."""
@@ -200,6 +218,8 @@ class CLI(LightningCLI):
         path, content = self.start.checkpoint, self.start.content
         if path is None or content is None:
             return
+        if self.subcommand != "fit" and not names_root(self.arguments):
+            self.datamodule.may_download = False
         check_fits(content, self.model, self.model.hparams)
         if self.subcommand == "fit" and self.start.run_dir is None and self.run_dir is not None:
             resume.branch_off(path, content, self.run_dir)

@@ -55,6 +55,7 @@ class CIFAR10(ImageDataModule):
 
     _source = torchvision.datasets.CIFAR10
     _names = CIFAR10_CLASSES
+    may_download = True  # false if nothing but a stranger's checkpoint says where to
 
     def __init__(self, root: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,7 +72,11 @@ class CIFAR10(ImageDataModule):
             DataError: when they are missing and cannot be downloaded, or are damaged.
             OutputError: when `root` cannot be written, or the disk is full.
         """
-        folder = find_folder(self._source, self._root) or obtain(self._source, self._root)
+        folder = find_folder(self._source, self._root)
+        if folder is None and not self.may_download:
+            where = f"{self._root}, where the checkpoint has them"
+            raise DataError(f"{type(self).__name__}: there are no images in {where}: give --data.root DIR")
+        folder = folder or obtain(self._source, self._root)
         _verify(self._source, folder)
 
     def load(self, split: Split) -> tuple[Images, Labels]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -139,6 +140,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         values = {name: getattr(self, name) for name in parameters_of(type(self))}
         values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
         del values["seed"]  # the run's, see `seed_everything`
+        if isinstance(root := values.get("root"), str) and not root.startswith("~"):
+            values["root"] = os.path.abspath(root)  # a checkpoint is evaluated in other folders, too
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
 
     def summary(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cifar_resnets import errors
 from cifar_resnets.distributed.scheduler import is_under_torchrun, rank_by_environment
+from cifar_resnets.support.text import printable
 
 WAIT = 20.0  # seconds in which a launcher ends the ranks that have not failed
 TOGETHER = 2.0  # seconds by which rank 0 is the first to report an error that all ranks have
@@ -26,7 +27,8 @@ def report(message: str, rank: int | None = None) -> None:
     if rank is None and (rank := rank_by_environment()):
         wait_for_launcher(TOGETHER)
     line = f"rank {rank}: {message}" if rank else message
-    sys.stderr.write(f"cifar-resnets: {' '.join(line.split())}\n")  # at once, or lines of two processes would mix
+    line = printable(" ".join(line.split()))
+    sys.stderr.write(f"cifar-resnets: {line}\n")  # at once, or lines of two processes would mix
 
 
 def wait_for_launcher(seconds: float, status: int = 1) -> None:

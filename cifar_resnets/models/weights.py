@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_resnets.errors import CheckpointError
+from cifar_resnets.support.torch_archive import MAGIC, ArchiveError, check_archive
 
 __all__ = ["load_weights", "read_file"]
 
@@ -26,6 +27,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CLASSIFIERS = ("linear", "classifier", "fc")
 NUM_SHOWN = 8
+DEEPEST = 4  # levels of such keys
 # An accuracy beside the weights is often a NumPy scalar, which torch refuses unless it is listed.
 _scalar: Any = np.float64().__reduce__()[0]
 NUMPY_NUMBERS: list[Any] = [
@@ -92,6 +94,9 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file  # comes with timm, but is no requirement of ours
 
         return load_file(path)
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            check_archive(file)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -100,6 +105,8 @@ def _reason(error: Exception) -> str:
     if code := re.search(r"GLOBAL (\S+)|(TorchScript)", str(error)):
         objects = f"holds Python objects ({code[1] or code[2]}) rather than plain tensors"
         return f"{objects} and will not be executed, give a file with its state dict alone"
+    if isinstance(error, ArchiveError):
+        return str(error)
     if isinstance(error, ImportError):
         return "needs a package that is not installed: pip install safetensors"
     if isinstance(error, PermissionError):
@@ -119,11 +126,11 @@ def _find_state(content: Any, where: str) -> Mapping[str, Any]:
     return found[0]
 
 
-def _states(content: Any) -> Iterator[Mapping[str, Any]]:
+def _states(content: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """Yields the innermost state dicts of nested dicts; a dict around one may hold tensors, too, such as an EMA."""
-    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content) or depth > DEEPEST:
         return
-    inner = [state for key in CONTAINERS for state in _states(content.get(key))]
+    inner = [state for key in CONTAINERS for state in _states(content.get(key), depth + 1)]
     has_tensors = any(isinstance(value, Tensor) for value in content.values())
     yield from inner or ([content] if has_tensors else [])
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from cifar_resnets.support.bounded_yaml import load_bounded
 from cifar_resnets.support.former_names import current_names
 
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
+LARGEST_CONFIG = 2**20  # bytes; the parser takes seconds for more
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
 
@@ -79,8 +80,9 @@ class Record:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads `config.yaml`, with the class paths of today."""
-    config = _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
-    json.dumps(config, default=str, skipkeys=True)  # raises for a mapping that contains itself
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
+    config = _mapping(load_bounded(path.read_text(encoding="utf-8")))
     return _mapping(current_names(config))
 
 

@@ -32,6 +32,7 @@ KNOWN = (
     *("config.yaml", "run.json", "metrics.csv", "lr_finder.csv"),
     *("test.json", "test_predictions.csv", "val.json", "val_predictions.csv"),
 )
+LARGEST = 2**28  # bytes of a file: predictions of a million images for ten classes
 DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
     *(ArithmeticError, RuntimeError, MemoryError),  # of infinite counts, of ciphers and depths, of absurd sizes
@@ -162,6 +163,8 @@ class Files:
         try:
             if not path.is_file():
                 raise ValueError("it is no file")  # reading a pipe would never end
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST:,} bytes")
             return parse(path)
         except DAMAGE as error:
             note = f"{name} cannot be read: {_reason(error)}"

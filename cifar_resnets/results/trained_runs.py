@@ -65,7 +65,8 @@ class TrainedRun:
 def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
     """Finds the runs in folders and below them, at any depth and each once: `version_N`, or with a `run.json`.
 
-    Links are followed. A folder without read permission is returned as a run with a problem.
+    Links to folders are followed within a folder that is given. A link that leads out of it, and a folder without read
+    permission, is returned as a run with a problem: a link to /proc never ends.
     """
     runs: list[TrainedRun] = []
     seen: set[str] = set()
@@ -73,9 +74,15 @@ def find_runs(roots: Iterable[Path]) -> list[TrainedRun]:
     def note(error: OSError) -> None:
         runs.append(TrainedRun(Path(error.filename), problem=f"it cannot be read: {error.strerror}"))
 
+    roots = list(roots)
+    inside = tuple(os.path.join(os.path.realpath(root), "") for root in roots)
     for root in roots:
         for folder, inner, files in os.walk(root, onerror=note, followlinks=True):
             real = os.path.realpath(folder)
+            if not os.path.join(real, "").startswith(inside):
+                runs.append(TrainedRun(Path(folder), problem=f"it is a link out of {root}, give it as well"))
+                inner.clear()
+                continue
             is_run = re.fullmatch(r"version_\d+", os.path.basename(real)) is not None or "run.json" in files
             if is_run and real not in seen:
                 runs.append(read_trained(Path(folder)))

@@ -1,7 +1,8 @@
 """Checkpoint files: atomic writes, a checksum, tensors and primitives only.
 
 A checkpoint is a file of `torch.save`, which is a zip archive. The archive's comment, which other readers skip, is the
-SHA-256 of everything before it.
+SHA-256 of everything before it. The checksum tells damage, not who has written the file: what it holds is checked by
+`support.torch_archive` before torch reads it, and by `plain_values` and `checkpoint_schema` before anything is used.
 """
 
 import hashlib
@@ -15,20 +16,23 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
 from cifar_resnets.errors import CheckpointError
+from cifar_resnets.models.registry import without_weights
+from cifar_resnets.runs.checkpoint_schema import KEY as KEY
+from cifar_resnets.runs.checkpoint_schema import problem_of
+from cifar_resnets.runs.plain_values import PRIMITIVES, not_plain
 from cifar_resnets.support.atomic_file import replacing
 from cifar_resnets.support.former_names import current_names
+from cifar_resnets.support.torch_archive import LEGACY, MAGIC, ArchiveError, check_archive, check_is_file
 
-KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
 _LABEL = b"sha256:"
 _MARK = len(_LABEL) + 64  # bytes
-_PRIMITIVES = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Use(NamedTuple):
     """What a checkpoint is read for.
 
     Args:
-        keys: that it must have.
+        keys: that it must have; if there are any, all that it holds is checked, see `checkpoint_schema`.
         otherwise: the error if it does not, after its path.
     """
 
@@ -38,8 +42,10 @@ class Use(NamedTuple):
 
 ANY = Use(frozenset(), "was not written by `cifar-resnets fit`")
 EVALUATE = Use(frozenset({"hyper_parameters", "data", "state_dict"}), ANY.otherwise)
+BRANCH = Use(frozenset({"global_step", "state_dict"}), ANY.otherwise)
 RESUME = Use(
-    frozenset({KEY, "loops", "optimizer_states", "state_dict"}),
+    frozenset({KEY, "loops", "callbacks", "optimizer_states", "lr_schedulers", "state_dict", "hyper_parameters"})
+    | {"epoch", "global_step", "pytorch-lightning_version"},
     "holds no run that could be resumed, give a file of weights as --model.weights",
 )
 
@@ -56,7 +62,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         OSError: when it cannot be written.
     """
     for place, value in _leaves(content, ""):
-        if not (isinstance(value, Tensor) or type(value) in _PRIMITIVES):
+        if not (isinstance(value, Tensor) or type(value) in PRIMITIVES):
             raise CheckpointError(
                 f"{path} cannot be written: {place} is a {type(value).__name__}, "
                 "a checkpoint holds tensors and primitives alone"
@@ -81,24 +87,35 @@ def read_checkpoint_file(path: Path, use: Use = ANY) -> dict[str, Any]:
         use: what it is read for.
 
     Raises:
-        CheckpointError: when it is missing, damaged, not written by `write_checkpoint`, or of no use.
+        CheckpointError: when it is missing, damaged, not written by `write_checkpoint`, or of no use; when it holds
+            what a checkpoint of `fit` does not.
     """
+    data = _read(path)
+    if problem := _problem(data):
+        raise CheckpointError(f"{path} {problem}")
+    content = _unpack(data, path)
+    if not (isinstance(content, dict) and use.keys <= content.keys()):
+        raise CheckpointError(f"{path} {use.otherwise}")
+    if problem := not_plain(content, len(data)) or (problem_of(content) if use.keys else None):
+        raise CheckpointError(f"{path}: {problem}")
+    settings = {part: current_names(content[part]) for part in ("hyper_parameters", "data", KEY) if part in content}
+    if use.keys and "network_args" in (hparams := settings.get("hyper_parameters", {})):
+        hparams["network_args"] = without_weights(hparams["network_args"])
+    return {**content, **settings}
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        check_is_file(path)
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if problem := _problem(data):
-        raise CheckpointError(f"{path} {problem}")
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another program, with a valid checksum, can make torch raise anything
-        raise CheckpointError(f"{path} holds Python objects, or is no checkpoint of `cifar-resnets fit`") from error
-    if not (isinstance(content, dict) and use.keys <= content.keys()):
-        raise CheckpointError(f"{path} {use.otherwise}")
-    settings = {part: current_names(content[part]) for part in ("hyper_parameters", "data", KEY) if part in content}
-    return {**content, **settings}
+    except ArchiveError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} is larger than the memory") from error
 
 
 def _problem(data: bytes) -> str | None:
@@ -106,9 +123,36 @@ def _problem(data: bytes) -> str | None:
     if not data:
         return "is empty"
     if data[-_MARK : -_MARK + len(_LABEL)] != _LABEL:
-        return "is damaged, or was not written by `cifar-resnets fit`: it has no checksum"
+        return _without_checksum(data)
     digest = hashlib.sha256(memoryview(data)[:-_MARK]).hexdigest()
     return None if data.endswith(digest.encode()) else "is damaged: its checksum does not fit"
+
+
+def _without_checksum(data: bytes) -> str:
+    """Returns what a file is that `write_checkpoint` has not written, or not to its end."""
+    is_whole = data.startswith(LEGACY)
+    if data.startswith(MAGIC) and _LABEL not in data[-_MARK:]:
+        try:
+            check_archive(io.BytesIO(data))
+            is_whole = True
+        except ArchiveError as error:
+            return str(error)
+        except Exception:  # zipfile and pickle raise many kinds
+            is_whole = False
+    if is_whole:
+        was_written = "was written by torch.save, not by `cifar-resnets fit`: it has no checksum"
+        return f"{was_written}, give its weights to `fit` as --model.weights"
+    return "is damaged, or was not written by `cifar-resnets fit`: it has no checksum"
+
+
+def _unpack(data: bytes, path: Path) -> Any:
+    try:
+        check_archive(io.BytesIO(data))
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ArchiveError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except Exception as error:  # a file of another program, with a valid checksum, can make torch raise anything
+        raise CheckpointError(f"{path} holds Python objects, or is no checkpoint of `cifar-resnets fit`") from error
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -89,8 +89,8 @@ def logged_so_far(trainer: pl.Trainer, run_dir: Path) -> dict[str, Any]:
 
 
 def event_files(run_dir: Path) -> dict[str, int]:
-    """Returns the names of the event files in a run's folder, and their bytes."""
-    return {path.name: path.stat().st_size for path in sorted(run_dir.glob(EVENTS))}
+    """Returns the names of the event files in a run's folder, and their bytes; a link is none of them."""
+    return {path.name: path.stat().st_size for path in sorted(run_dir.glob(EVENTS)) if _is_own_file(path)}
 
 
 def go_back(run_dir: Path, written: Mapping[str, int], logged: Mapping[str, Any]) -> None:
@@ -113,12 +113,12 @@ def copy_logs(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
     """Copies what had been logged at a checkpoint, for a run that goes on from it in another folder.
 
     Args:
-        source: folder of the checkpoint's run; files that are missing there are left out.
+        source: folder of the checkpoint's run; files that are missing there, or links, are left out.
         target: folder of the other run.
         logged: how much had been logged at the checkpoint, see `logged_so_far`.
     """
     for name, size in logged["events"].items():
-        if (source / name).is_file():
+        if _is_own_file(source / name):
             with (source / name).open("rb") as events, replacing(target / name) as copy:
                 copy.write(events.read(size))
     copy_rows(source, target, logged)
@@ -131,6 +131,11 @@ def copy_rows(source: Path, target: Path, logged: Mapping[str, Any]) -> None:
         _write_rows(target / METRICS, list(rows[0]), rows)
     else:
         (target / METRICS).unlink(missing_ok=True)
+
+
+def _is_own_file(path: Path) -> bool:
+    """Returns whether a path is a file that is no link: a run's folder may come from a stranger."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _header(path: Path) -> list[str]:

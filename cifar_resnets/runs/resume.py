@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import Strategy
 
 from cifar_resnets.distributed.scheduler import job_name, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.checkpoint_file import KEY, RESUME, read_checkpoint_file
+from cifar_resnets.runs.checkpoint_file import BRANCH, KEY, RESUME, read_checkpoint_file
 from cifar_resnets.runs.log_files import copy_logs
 from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, RECORD, lock_run_dir, run_dirs
 from cifar_resnets.support.atomic_file import replacing
@@ -118,7 +118,7 @@ def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
         for name in (Path(path).name for path in state.get("best_k_models", ())):
             best = source.with_name(name)
             # a file that was replaced since is of a later step than the checkpoint
-            found = content if best == source else read_checkpoint_file(best) if best.is_file() else None
+            found = content if best == source else read_checkpoint_file(best, BRANCH) if best.is_file() else None
             if found is not None and found["global_step"] <= content["global_step"]:
                 target = run_dir / CHECKPOINTS / name
                 target.parent.mkdir(exist_ok=True)

@@ -34,3 +34,9 @@ def test_names_are_text_and_long_ones_fit() -> None:
     lines = shown(["[red]cat[/red]", "dog" * 40], [[1, 0], [0, 1]])
     assert any("[red]cat[/red]" in line for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_names_do_not_steer_the_terminal() -> None:
+    lines = shown(["\x1b[31mcat\u2028\x85", "dog"], [[1, 0], [0, 1]])
+    assert any(r"\x1b[31mcat\u2028\x85" in line for line in lines)
+    assert all(line.isprintable() for line in lines)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, on_top_of, read_evaluable
+from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.cli.checkpoint_args import blame, check_fits, given_checkpoint, names_root, on_top_of, read_evaluable
 from cifar_resnets.cli.config_checks import seed_of
 from cifar_resnets.cli.parse_errors import user_error
 from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError
@@ -23,6 +24,7 @@ DIGITS = "cifar_resnets.data.digits.Digits"
 def content(data: str = DIGITS, **model: Any) -> dict[str, Any]:
     hparams = {
         "class_names": ["a"],
+        "network": "cifar_resnet20",
         "lr": 0.1,
         "schedule": {"class_path": "cifar_resnets.training.schedules.Step"},
         **model,
@@ -56,6 +58,22 @@ def test_what_is_typed_comes_after_what_the_checkpoint_says() -> None:
 def test_a_class_of_another_package_is_not_imported_unless_it_is_named(checkpoint: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="names the class (evil|cifar_resnets_evil|7)"):
         on_top_of(checkpoint, ["test"])
+
+
+@pytest.mark.parametrize(("key", "name"), [("network", "mine:net"), ("optimizer", "mine.SGD")])
+def test_what_the_network_and_the_optimizer_need_of_another_package_is_said(key: str, name: str) -> None:
+    checkpoint = content(**{key: name})
+    with pytest.raises(CheckpointError, match=f"names the class {name} .* if you trust it, give --model.{key} {name}"):
+        on_top_of(checkpoint, ["test"])
+    assert on_top_of(checkpoint, ["test", f"--model.{key}", name])
+    assert on_top_of(content(optimizer="torch.optim.AdamW"), ["test"])
+
+
+def test_a_class_that_a_recipe_names_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {class_path: mine.Source}\n")
+    assert on_top_of(content("mine.Source"), ["test", "-c", str(tmp_path / "r.yaml")])
+    with pytest.raises(CheckpointError, match="names the class mine.Other"):
+        on_top_of(content("mine.Other"), ["test", "-c", str(tmp_path / "r.yaml")])
 
 
 def test_a_class_that_the_user_names_is_taken() -> None:
@@ -94,12 +112,31 @@ def test_what_fit_has_not_written_is_refused(tmp_path: Path) -> None:
 )
 def test_tensors_of_other_names_or_shapes_do_not_fit(state: dict[str, Any]) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
-    hparams = {"network": "a", "class_names": ["x", "y"]}
+    hparams: dict[str, Any] = {"network": "a", "class_names": ["x", "y"]}
     check_fits({"hyper_parameters": hparams, "state_dict": model.state_dict()}, model, hparams)
+    for args, message in (
+        ({"depths": [1, 1]}, r"model.network_args.depths is \[1, 1\] in the checkpoint, \[1\] here"),
+        ({"depths": [1]}, r"weights are not of its network: [01].\w+ is .*, the network has "),
+    ):
+        hparams["network_args"], theirs = {"depths": [1]}, {**hparams, "network_args": args}
+        with pytest.raises(CheckpointError, match=message):
+            check_fits({"hyper_parameters": theirs, "state_dict": state}, model, hparams)
     other = {"hyper_parameters": {"network": "b", "class_names": ["x"]}, "state_dict": state}
     message = "--ckpt_path: the checkpoint is of b with 1 classes, the network is a with 2 classes"
     with pytest.raises(CheckpointError, match=message):
         check_fits(other, model, hparams)
+
+
+def test_other_arguments_of_the_network_have_to_be_those_of_the_weights() -> None:
+    args = {"depths": [1], "widths": [8], "stem_width": 8}
+    model = ImageClassifier(["a", "b"], network_args=args)
+    hparams = dict(model.hparams)
+    good = {**hparams, "network_args": {**args, "drop_path_rate": 0.1}}
+    check_fits({"hyper_parameters": good, "state_dict": model.state_dict()}, model, hparams)
+    for depths in ([1, 1], [2], "x"):
+        other = {**hparams, "network_args": {**args, "depths": depths}}
+        with pytest.raises(CheckpointError, match=r"network_args.depths is .* in the checkpoint, \[1\] here"):
+            check_fits({"hyper_parameters": other, "state_dict": model.state_dict()}, model, hparams)
 
 
 def test_the_culprit_is_found_behind_the_errors_of_others() -> None:
@@ -112,6 +149,26 @@ def test_the_culprit_is_found_behind_the_errors_of_others() -> None:
         assert str(user_error(error)) == "cat/7.png"
     assert isinstance(user_error(MisconfigurationException("devices")), ConfigurationError)
     assert user_error(TypeError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["test", "--ckpt_path", "x"], CheckpointError),
+        (["test", "--ckpt_path", "x", "--model.lr=-1"], ConfigurationError),
+        (["test", "--ckpt_path", "x", "-c", "r.yaml"], ConfigurationError),
+        (["fit"], ConfigurationError),
+    ],
+)
+def test_a_wrong_value_that_nobody_typed_is_the_checkpoints(args: list[str], expected: type) -> None:
+    assert type(blame(ConfigurationError("model.lr: -1 is not allowed"), args)) is expected
+    other = ConfigurationError("trainer.devices: 0")
+    assert blame(other, args) is other
+
+
+def test_who_says_where_the_images_are() -> None:
+    assert not names_root(["test", "--ckpt_path", "x"])
+    assert all(names_root(["test", *args]) for args in (["--data.root", "d"], ["--data.init_args.root=d"], ["-c", "r"]))
 
 
 @pytest.mark.parametrize("seed", [-1, True, False])

@@ -63,6 +63,11 @@ def test_anchors_and_merged_keys_are_no_repetition(tmp_path: Path) -> None:
         ("a: [", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not valid YAML"),
         ("day: 2026-02-31\n", "is not valid YAML"),
+        ("a: &a [*a]\n", "contains itself"),
+        (
+            "a: &a [1]\n" + "".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 9 if n else '*a'}]\n" for n in range(9)),
+            "its aliases stand for",
+        ),
     ],
 )
 def test_bad_recipes(tmp_path: Path, content: str | bytes, said: str) -> None:

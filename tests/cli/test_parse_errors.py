@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.demos.boring_classes import BoringModel
 
-from cifar_resnets.cli.parse_errors import BASES, explain, is_of_trainer, unknown_metric
+from cifar_resnets.cli.parse_errors import BASES, explain, is_of_trainer, unknown_metric, user_error
+from cifar_resnets.errors import CheckpointError
+from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "data.batch_size"]
 
@@ -159,3 +163,37 @@ def test_metrics_that_callbacks_do_not_find(monitor: str, said: str) -> None:
     for message in (str(stopping.value), f"{best}{list(figures)}. HINT: Did you call `log({monitor!r}, value)`?"):
         assert (unknown_metric(message) or "").startswith(said)
     assert unknown_metric("something else") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("optimizer_states", [{}], "optimizers"),
+        ("callbacks", {"Strict": {"x": 1}}, "callbacks"),
+        ("loops", {}, "loops"),
+    ],
+)
+def test_what_cannot_be_restored_is_the_checkpoints_fault(key: str, value: object, part: str, tmp_path: Path) -> None:
+    class Strict(pl.Callback):
+        state_key = "Strict"
+
+        def load_state_dict(self, state_dict: dict[str, object]) -> None:
+            state_dict["there"]
+
+    options = {
+        "max_steps": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = pl.Trainer(accelerator="cpu", plugins=[AtomicCheckpointIO()], callbacks=[Strict()], **options)
+    trainer.fit(BoringModel())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    content = {**AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt"), key: value}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "x.ckpt")
+    with pytest.raises((LookupError, ValueError)) as error:
+        trainer.fit(BoringModel(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    line = user_error(error.value)
+    assert isinstance(line, CheckpointError)
+    assert str(line).startswith(f"--ckpt_path: the checkpoint's {part} cannot be restored: KeyError: ")

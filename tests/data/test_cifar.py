@@ -131,6 +131,18 @@ def test_home_folder(tiny10, tmp_path, monkeypatch):
     assert CIFAR10("~/sets").describe()["init_args"]["root"] == "~/sets"
 
 
+def test_a_relative_folder_is_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CIFAR10("sets").describe()["init_args"]["root"] == str(tmp_path / "sets")
+
+
+def test_nothing_is_downloaded_where_a_checkpoint_says(tmp_path):
+    data = CIFAR10(str(tmp_path / "sets"))
+    data.may_download = False
+    assert message_of(data.prepare_data).endswith("where the checkpoint has them: give --data.root DIR")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_and_damaged_files(tiny, tmp_path):
     folder = tiny.write_folder(tmp_path / tiny.source.base_folder)
     data = tiny.module(str(tmp_path))

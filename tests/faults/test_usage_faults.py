@@ -181,7 +181,7 @@ def test_best_by_nothing(tmp_path: Path) -> None:
         pytest.param(b"", "is empty", marks=fault("an empty recipe")),
         pytest.param(b"# trainer: {}\n", "is empty", marks=fault("an empty recipe")),
         pytest.param(b"- trainer\n", "is a list", marks=fault("a recipe that is a list")),
-        pytest.param(b"trainer: &a {callbacks: *a}\n", "Circular", marks=fault("a recipe that contains itself")),
+        pytest.param(b"trainer: &a {callbacks: *a}\n", "contains itself", marks=fault("a recipe that contains itself")),
         pytest.param(b"trainer\n", "is a str", marks=fault("a recipe that is a word")),
         pytest.param(bytes(range(128, 256)), "is not valid YAML", marks=fault("a binary recipe")),
         pytest.param(b"\x00\x01\x02", "is not valid YAML", marks=fault("a binary recipe")),

@@ -200,11 +200,18 @@ def test_runs_are_found_at_any_depth_and_each_once(tmp_path: Path) -> None:
     assert [each.folder for each in find_runs([tmp_path / "a/version_2"])] == [tmp_path / "a/version_2"]
 
 
-def test_links_are_followed(tmp_path: Path) -> None:
+def test_links_are_followed_within_the_folders(tmp_path: Path) -> None:
     write_trained(tmp_path / "elsewhere/version_0")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/archive").symlink_to(tmp_path / "elsewhere")
-    assert [each.folder for each in find_runs([tmp_path / "logs"])] == [tmp_path / "logs/archive/version_0"]
+    (tmp_path / "logs/processes").symlink_to("/proc")
+    (tmp_path / "linked").symlink_to(tmp_path / "logs")
+    for logs in (tmp_path / "logs", tmp_path / "linked"):
+        archive, processes = find_runs([logs])
+        assert archive.problem == processes.problem == f"it is a link out of {logs}, give it as well"
+    assert [each.folder for each in find_runs([tmp_path])] == [
+        tmp_path / "elsewhere/version_0", tmp_path / "linked/processes",
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -236,3 +243,19 @@ def test_folders_and_files_without_permission() -> None:
         assert found[name].problem == "it cannot be read: Permission denied"
     assert found["version_3"].problem == "test.json cannot be read: Permission denied"
     assert found["version_4"].problem == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1]\n" + "".join(f"a{n}: &a{n} [{'*a, ' * 9}]\na: &a [*a{n}]\n" for n in range(9)),
+        "- " * 3000,
+        "#" * 2**21,
+    ],
+)
+def test_one_hostile_run_does_not_stop_the_others(tmp_path: Path, text: str) -> None:
+    write_trained(tmp_path / "version_0")
+    (write_trained(tmp_path / "version_1") / "config.yaml").write_text(text)
+    good, hostile = find_runs([tmp_path])
+    assert good.problem == ""
+    assert hostile.problem.startswith("config.yaml cannot be read")

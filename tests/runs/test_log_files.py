@@ -112,3 +112,19 @@ def test_a_copy_has_what_was_logged_until_then(tmp_path: Path) -> None:
     assert scalars(target) == [(0, 0), (1, 1), (2, 2)]
     assert len(table(target)) == 1
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_links_are_no_event_files(tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.txt"
+    victim.write_text("precious")
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    name = "events.out.tfevents.1"
+    (source / name).symlink_to(victim)
+    assert event_files(source) == {}
+    logged = {"events": {name: 0}, "rows": 0}
+    go_back(source, event_files(source), logged)
+    copy_logs(source, target, logged)
+    assert victim.read_text() == "precious"
+    assert list(target.iterdir()) == []

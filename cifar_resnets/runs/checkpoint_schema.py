@@ -1,0 +1,241 @@
+"""What a checkpoint may hold: one table of its keys, checked before anything of it is used.
+
+A checkpoint may come from a stranger. It holds tensors and plain values; nothing in it names a file outside its run's
+folder, or an address. Classes that it names are checked where they would be imported, in `cli/checkpoint_args.py`.
+"""
+
+import fnmatch
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cifar_resnets.models.registry import weights_elsewhere
+from cifar_resnets.runs.log_files import EVENTS
+from cifar_resnets.runs.plain_values import describe, short
+
+KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
+
+
+class Kind(NamedTuple):
+    """What a single value must be: a description, and whether a value is that."""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+class Maybe(NamedTuple):
+    """Nothing, or what a rule allows."""
+
+    rule: Any
+
+
+class Each(NamedTuple):
+    """A mapping with any keys of a kind, and values of one rule, or of a function from the key to a rule."""
+
+    key: Kind
+    rule: Any
+
+
+class Many(NamedTuple):
+    """A list with values of one rule, one at least if not given otherwise."""
+
+    rule: Any
+    least: int = 1
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_tree_of_counters(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(item, Mapping) if str(key).endswith("state_dict") else _is_tree_of_counters(item)
+                   for key, item in value.items())  # fmt: skip
+    return COUNT.fits(value) or FLAG.fits(value)
+
+
+def _is_event_file(value: Any) -> bool:
+    return TEXT.fits(value) and fnmatch.fnmatchcase(value, EVENTS) and value == PurePath(value).name
+
+
+ANY = Kind("a value", lambda value: True)
+TEXT = Kind("a text", lambda value: type(value) is str and len(value) < 10_000)
+FLAG = Kind("true or false", lambda value: type(value) is bool)
+COUNT = Kind("a number from 0", lambda value: type(value) is int and 0 <= value < 2**63)
+NUMBER = Kind("a number", _is_number)
+FLOAT = Kind("a number", lambda value: type(value) in (int, float))  # or NaN: the accuracy of a class without images
+TENSOR = Kind("a tensor", lambda value: isinstance(value, Tensor))
+SCALAR = Kind("a tensor of one number", lambda value: isinstance(value, Tensor) and value.ndim == 0)
+COUNTS = Kind("counts of the classes", lambda value: isinstance(value, Tensor) and value.dtype is torch.int64)
+RATE = Kind("a number", lambda value: _is_number(value) or SCALAR.fits(value))
+KEYS = Kind("keys with values", lambda value: isinstance(value, Mapping))
+COUNTERS = Kind("counters", _is_tree_of_counters)
+EVENT_FILE = Kind(f"the name of a file {EVENTS}", _is_event_file)
+VERSION = Kind("a version 2.x", lambda value: TEXT.fits(value) and re.fullmatch(r"2\.[\w.+-]{1,50}", value) is not None)
+PLACE = Kind("batch, validation or epoch", lambda value: value in ("batch", "validation", "epoch"))
+
+CLASS = {"class_path": TEXT, "init_args?": KEYS}
+# of `ImageClassifier`: tests/runs/test_checkpoint_schema.py compares them
+HYPER_PARAMETERS = {
+    "class_names": Many(TEXT),
+    "network": TEXT,
+    "network_args?": KEYS,
+    "init?": Many(TEXT, 0),
+    "label_smoothing?": NUMBER,
+    "optimizer?": TEXT,
+    "lr?": NUMBER,
+    "weight_decay?": NUMBER,
+    "decay_norm_and_bias?": FLAG,
+    "norm_bias_scale?": NUMBER,
+    "optimizer_args?": KEYS,
+    "schedule?": CLASS,
+    "channels_last?": FLAG,
+    "compile?": Maybe(TEXT),
+    "fast?": FLAG,
+    "tta?": Many(TEXT, 0),
+}
+SOURCE = {
+    "batch_size?": COUNT,
+    "eval_batch_size?": COUNT,
+    "val_fraction?": NUMBER,
+    "split_seed?": COUNT,
+    "num_train?": Maybe(COUNT),
+    "classes?": Maybe(Many(TEXT)),
+    "augment?": Maybe(KEYS),
+    "mean?": Maybe(Many(NUMBER)),
+    "std?": Maybe(Many(NUMBER)),
+    "root?": TEXT,
+}
+# of Lightning 2.6; what is missing further inside is noticed where it is restored
+FIT_LOOP = {
+    "epoch_loop.state_dict": {"_batches_that_stepped": COUNT},
+    "epoch_loop.batch_progress": {"total": COUNTERS, "current": COUNTERS},
+    "epoch_progress": {"total": COUNTERS, "current": COUNTERS},
+    "state_dict": {"combined_loader?": Many(KEYS, 0)},
+}
+CALLBACKS = {
+    "ModelCheckpoint": {
+        "dirpath": TEXT,
+        "best_model_path": TEXT,
+        "kth_best_model_path": TEXT,
+        "last_model_path": TEXT,
+        "best_model_score": Maybe(SCALAR),
+        "current_score": Maybe(SCALAR),
+        "kth_value": Maybe(SCALAR),
+        "best_k_models": Each(TEXT, SCALAR),
+    },
+    "Dashboard": {"best": Maybe(NUMBER), "num_images": COUNT, "seconds": Many(NUMBER)},
+    "NonfiniteGuard": {"num_skipped": COUNT},
+    "Misclassified": {"same_images?": Many(COUNT, 0)},
+    "EarlyStopping": {"wait_count": COUNT, "stopped_epoch": COUNT, "patience": COUNT, "best_score": SCALAR},
+}
+CONTINUATION = {
+    "place": PLACE,
+    "should_stop": FLAG,
+    "metrics": Each(TEXT, SCALAR),
+    "row": Maybe({"metrics": Each(TEXT, FLOAT), "step": Kind("a number", lambda value: type(value) is int)}),
+    "training": Many(
+        {"loss": SCALAR, "correct": COUNTS, "images": COUNTS, "losses": Many(SCALAR, 0), "num_batches": COUNT}
+    ),
+    "rates": Each(TEXT, NUMBER),
+    "configured": {"lr": NUMBER, "schedule": CLASS},
+    "total_steps": COUNT,
+    "run_dir": Maybe(TEXT),
+    "logged": Maybe({"events": Each(EVENT_FILE, COUNT), "rows": COUNT}),
+}
+SCHEMA = {
+    "epoch?": COUNT,
+    "global_step?": COUNT,
+    "pytorch-lightning_version?": VERSION,
+    "val_acc?": Maybe(NUMBER),
+    "state_dict?": Each(TEXT, TENSOR),
+    "hyper_parameters?": HYPER_PARAMETERS,
+    "data?": {"class_path": TEXT, "init_args": SOURCE},
+    "loops?": {"fit_loop": FIT_LOOP},
+    "callbacks?": Each(TEXT, lambda name: CALLBACKS.get(name.partition("{")[0], KEYS)),
+    "optimizer_states?": Many({"state": Each(COUNT, KEYS), "param_groups": Many({"lr": RATE, "params": Many(COUNT)})}),
+    "lr_schedulers?": Many({"last_epoch": COUNT}),
+    f"{KEY}?": CONTINUATION,
+}
+
+
+def problem_of(content: Mapping[str, Any]) -> str | None:
+    """Returns the first key of a checkpoint of `fit` that holds something else than it should, and what; or None."""
+    found = [*_problems(content, SCHEMA, "the checkpoint"), *_unknown(content), *_outside(content)]
+    return next(iter(found), None) or _contradiction(content)
+
+
+def _problems(value: Any, rule: Any, place: str) -> Iterator[str]:
+    """Yields what a rule of the table forbids, with the dotted key."""
+    if isinstance(rule, Maybe):
+        yield from () if value is None else _problems(value, rule.rule, place)
+    elif isinstance(rule, Kind):
+        if not rule.fits(value):
+            yield f"{short(place)} is {describe(value)}, not {rule.name}"
+    elif isinstance(rule, Many):
+        yield from _of_list(value, rule, place)
+    elif not isinstance(value, Mapping):
+        yield f"{short(place)} is {describe(value)}, not {KEYS.name}"
+    elif isinstance(rule, Each):
+        for key, item in value.items():
+            yield from _problems(key, rule.key, f"a key of {place}")
+            yield from _problems(item, rule.rule(str(key)) if callable(rule.rule) else rule.rule, f"{place}.{key}")
+    else:
+        yield from _of_mapping(value, rule, "" if place == "the checkpoint" else f"{place}.")
+
+
+def _of_list(value: Any, rule: Many, place: str) -> Iterator[str]:
+    if not (type(value) in (list, tuple) and len(value) >= rule.least):
+        yield f"{short(place)} is {describe(value)}, not a list of {getattr(rule.rule, 'name', KEYS.name)}"
+        return
+    for index, item in enumerate(value):
+        yield from _problems(item, rule.rule, f"{place}.{index}")
+
+
+def _of_mapping(value: Mapping[Any, Any], rules: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, rule in rules.items():
+        if (name := key.removesuffix("?")) in value:
+            yield from _problems(value[name], rule, f"{prefix}{name}")
+        elif name == key:
+            yield f"{prefix}{name} is missing"
+
+
+def _unknown(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields hyperparameters that the network's class does not have, and those that name weights elsewhere."""
+    if isinstance(given := content.get("hyper_parameters"), Mapping):
+        for name in given:
+            if f"{name}?" not in HYPER_PARAMETERS and name not in HYPER_PARAMETERS:
+                yield f"hyper_parameters.{short(str(name))} is unknown to this version"
+        for name in weights_elsewhere(given.get("network_args")):
+            yield f"hyper_parameters.network_args.{short(name)} names weights elsewhere, a checkpoint has its own"
+
+
+def _outside(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yields paths of a ModelCheckpoint that lead out of its folder."""
+    callbacks = content.get("callbacks")
+    for name, state in callbacks.items() if isinstance(callbacks, Mapping) else ():
+        if isinstance(state, Mapping) and isinstance(folder := state.get("dirpath"), str):
+            paths = [state.get(key) for key in ("best_model_path", "kth_best_model_path", "last_model_path")]
+            paths += state["best_k_models"] if isinstance(state.get("best_k_models"), Mapping) else []
+            for path in paths:
+                inside = str(path).removeprefix(folder)
+                if inside != path and ".." in PurePath(inside).parts:
+                    yield f"callbacks.{short(name)} names {short(str(path))}, a file outside of its folder"
+
+
+def _contradiction(content: Mapping[str, Any]) -> str | None:
+    """Returns what is wrong in a checkpoint whose single keys are right."""
+    classes = content["hyper_parameters"]["class_names"] if "hyper_parameters" in content else None
+    described = content["data"]["init_args"].get("classes") if "data" in content else None
+    if classes and described and list(classes) != list(described):
+        both = short(str(classes)), short(str(described))
+        return "hyper_parameters.class_names {} are not data.init_args.classes, {}".format(*both)
+    for state in content[KEY]["training"] if KEY in content else ():
+        if classes is not None and not len(state["correct"]) == len(state["images"]) == len(classes):
+            return f"{KEY}.training counts other classes than hyper_parameters.class_names"
+    return None
