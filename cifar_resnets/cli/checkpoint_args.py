@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import get_loader
 
-from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, local_path
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.resume import Start
 from cifar_resnets.support.former_names import current_names
@@ -36,6 +36,7 @@ def given_checkpoint(args: Sequence[str]) -> Start:
     """
     path = _value_of(args, "--ckpt_path") if args[0] in NEED_CHECKPOINT else None
     if path is not None:
+        path = local_path("--ckpt_path", path)
         return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
     if args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
         raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")

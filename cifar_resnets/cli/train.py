@@ -27,7 +27,7 @@ from cifar_resnets.callbacks.report_writer import ReportWriter
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, load_recipe, on_top_of, read_evaluable
-from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
+from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
 from cifar_resnets.cli.parse_errors import explain, user_error
@@ -129,6 +129,7 @@ class CLI(LightningCLI):
             used = dict(zip(self.subcommands(), self.parsers, strict=True))[args[0]]
             keys = used.get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
+        make_paths_local(self.config[args[0]])
         check_values(args[0], self.config[args[0]].as_dict())
         if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
