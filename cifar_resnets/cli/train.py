@@ -227,12 +227,17 @@ class CLI(LightningCLI):
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
         if not path or config.trainer.fast_dev_run:
             return
-        figures = {}
+        figures, has_test = {}, self.datamodule.has_test_images
         if self.trainer.is_global_zero:
-            self._preload(Path(path), content := read_evaluable(Path(path)))
+            content = read_evaluable(Path(path))
             # not from the module, which trained in other processes under `ddp_fork`
             figures["validation"] = content.get("val_acc")
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+            if has_test:
+                self._preload(Path(path), content)
+        if has_test:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        else:
+            rank_zero_only(print)("not tested: there are no test images")
         if self.trainer.is_global_zero:
             tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
             figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
