@@ -1,6 +1,7 @@
 """Entry point of the command line: dispatches commands before torch is imported, and prints errors as one line."""
 
 import importlib
+import locale
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed it
             setattr(sys, name, open(os.devnull, "w"))
+    if argv is None:
+        _use_utf8()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -60,6 +63,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         with ending_together():
             _run(args, debug)
+
+
+def _use_utf8() -> None:
+    """Starts Python again in its UTF-8 mode, the default from 3.15 on, if the locale has another encoding.
+
+    Recipes, and the names of files and classes, are in UTF-8, also in `LC_ALL=POSIX` on a cluster.
+    """
+    is_utf8 = locale.getencoding().lower().replace("-", "") == "utf8"
+    if sys.executable and not (is_utf8 or sys.flags.utf8_mode):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _run(args: list[str], debug: bool) -> None:

@@ -5,6 +5,7 @@ A message is one line: what is wrong, where (file, key, value), and the remedy.
 
 import errno
 import os
+import re
 
 
 class UserError(ValueError):
@@ -62,6 +63,17 @@ def require(section: str, condition: bool, name: str, value: object, allowed: st
     """
     if not condition:
         raise ConfigurationError(f"{section}.{name}: {value} is not allowed, give {allowed}")
+
+
+def local_path(key: str, path: str | os.PathLike[str]) -> str:
+    """Returns a path with the home folder for a leading `~`.
+
+    Raises:
+        ConfigurationError: for an address such as `s3://bucket`, which would become a local folder called `s3:`.
+    """
+    if re.match(r"[A-Za-z][\w.+-]+:/", text := os.fspath(path)):  # pathlib makes one slash of two
+        raise ConfigurationError(f"{key}: {text} is an address, give a path on this machine, or mount it")
+    return os.path.expanduser(text)
 
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}

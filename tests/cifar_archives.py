@@ -47,7 +47,8 @@ class Tiny:
                 rows = rng.integers(0, 256, (num_each, 3072), dtype=np.uint8)
                 labels = rng.integers(0, len(module._names), num_each).tolist()
                 fine = "labels" if module is CIFAR10 else "fine_labels"
-                self.contents[name] = pickle.dumps({"data": rows, fine: labels})
+                coarse = [label % 20 for label in labels]
+                self.contents[name] = pickle.dumps({"data": rows, fine: labels, "coarse_labels": coarse})
                 self.rows.setdefault(key, []).append(rows)
                 self.labels.setdefault(key, []).extend(labels)
             monkeypatch.setattr(self.source, key, [[name, md5(self.contents[name])] for name in names])
@@ -55,7 +56,7 @@ class Tiny:
 
     def set_meta(self, names):
         meta = self.source.meta
-        content = pickle.dumps({meta["key"]: list(names)})
+        content = pickle.dumps({meta["key"]: list(names), "coarse_label_names": cifar.CIFAR100_COARSE_CLASSES})
         self.contents[meta["filename"]] = content
         self.monkeypatch.setattr(self.source, "meta", {**meta, "md5": md5(content)})
         self.set_archive(tar_of({f"{self.source.base_folder}/{name}": c for name, c in self.contents.items()}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,15 @@ def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
     else:
         assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
         assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.process
+def test_another_encoding_of_the_locale_is_replaced_by_utf8(tmp_path: Path) -> None:
+    env = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    (tmp_path / "Läufe").mkdir()
+    command = [sys.executable, "-m", "cifar_resnets", "collect", "Läufe"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 3 and done.stderr.startswith("cifar-resnets: collect: there is no run below Läufe, ")
 
 
 def test_help_lists_the_commands_there_are() -> None:

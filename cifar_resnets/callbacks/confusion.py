@@ -143,7 +143,7 @@ class Evaluated:
         probabilities, labels = self.outputs.probabilities.tolist(), self.outputs.labels.tolist()
         write_csv(folder / f"{stage}_predictions.csv", self.class_names, probabilities, labels)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        (folder / f"{stage}_calibration.json").write_text(text + "\n")
+        (folder / f"{stage}_calibration.json").write_text(text + "\n", encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns calibration, average precision and pairs for JSON; None where there is no number."""

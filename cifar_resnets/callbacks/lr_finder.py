@@ -176,7 +176,7 @@ def finder_among(callbacks: Iterable[pl.Callback]) -> LRFinder | None:
 def write_csv(path: Path, search: Search) -> None:
     """Writes the numbers of a search, a row for each step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
         writer.writeheader()
         writer.writerows(search.rows())

@@ -27,7 +27,7 @@ class PerClassReport(pl.Callback):
         stage, network = "test" if trainer.testing else "val", pl_module.hparams["network"]
         figures = pl_module.evaluations[stage].to_dict(pl_module.class_names)
         report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network, **figures}
-        (self.run_dir / f"{stage}.json").write_text(json.dumps(report, indent=2) + "\n")
+        (self.run_dir / f"{stage}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
 
     on_test_end = on_validation_end

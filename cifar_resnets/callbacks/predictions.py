@@ -42,7 +42,7 @@ def write_csv(
 ) -> None:
     """Writes the probabilities (n, num_classes) of images with their most probable and, if given, true classes (n,)."""
     known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         heading = ["predicted", *(f"p({name})" for name in class_names)]
         writer.writerow(["index", *([] if labels is None else ["label"]), *heading])

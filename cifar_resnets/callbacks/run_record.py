@@ -87,7 +87,7 @@ def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -111,7 +111,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        ).stdout
 
     try:
         # a folder of installed packages may lie inside another repository, which does not track it

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import get_loader
 
 from cifar_resnets.cli.config_checks import given_recipes
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, local_path
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.plain_values import short
@@ -41,6 +41,7 @@ def given_checkpoint(args: Sequence[str]) -> Start:
     """
     path = _value_of(args, "--ckpt_path") if args[0] in NEED_CHECKPOINT else None
     if path is not None:
+        path = local_path("--ckpt_path", path)
         return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
     if args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
         raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cifar_resnets.cli.parser import CommandParser
+from cifar_resnets.cli.parser import CommandParser, local
 from cifar_resnets.errors import DataError
 from cifar_resnets.results.run_folder import natural_order
 from cifar_resnets.results.seed_groups import Group, group_runs
@@ -72,7 +72,7 @@ def run(args: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("collect", DESCRIPTION, EXAMPLES)
     add, where = parser.add_argument, "folder with runs at any depth; logs if not given"
-    add("folders", nargs="*", type=Path, metavar="DIR", default=[Path("logs")], help=where)
+    add("folders", nargs="*", type=local, metavar="DIR", default=[Path("logs")], help=where)
     add("--format", choices=FORMATS, default="table", help="%(choices)s; table if not given")
     add("--sort", choices=SORTS, default="name", help="%(choices)s; name if not given")
     return parser

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import ConfigurationError, local_path
 from cifar_resnets.support.bounded_yaml import BoundedLoader
 from cifar_resnets.support.signature import parameters_of
 
 # sections, which have keys but no value
 SECTIONS = ("model", "trainer", "checkpoint", "last_checkpoint")
+
+# keys of files and folders; data sources look at theirs themselves
+PATHS = ["trainer.default_root_dir", "checkpoint.dirpath", "last_checkpoint.dirpath", "ckpt_path", "model.weights"]
+PATHS += ["plot", "csv"]
 
 _Rule = tuple[Callable[[Any], bool], str]
 _AT_LEAST_ONE: _Rule = (lambda value: value >= 1), "1 or more"
@@ -48,7 +54,7 @@ def check_recipes(args: Sequence[str]) -> None:
     """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
     for path in given_recipes(args):
         if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
-            _check_recipe(Path(path))
+            _check_recipe(Path(local_path("--config", path)))
 
 
 def given_recipes(args: Sequence[str]) -> list[str]:
@@ -95,6 +101,13 @@ class _Loader(BoundedLoader):
 
 
 # After the command line has been parsed.
+
+
+def make_paths_local(config: Namespace) -> None:
+    """Replaces a leading `~` of the paths in a parsed command line; raises ConfigurationError for an address."""
+    for key in PATHS:
+        if isinstance(path := config.get(key), (str, os.PathLike)):
+            config[key] = type(path)(local_path(key, path))  # type: ignore[call-arg]  # str or Path
 
 
 def check_values(command: str, values: Mapping[str, Any]) -> None:

@@ -4,9 +4,17 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.errors import ConfigurationError, OutputError, local_path
 
 FIGURES = (".png", ".jpg", ".pdf", ".svg")
+
+
+def local(text: str) -> Path:
+    """Returns the path of an argument, with the home folder for a leading `~`; argparse reports an address."""
+    try:
+        return Path(local_path("path", text))
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_resnets.cli.parser import CommandParser
+from cifar_resnets.cli.parser import CommandParser, local
 from cifar_resnets.errors import ConfigurationError, OutputError
 from cifar_resnets.reports import FILE_NAME
 from cifar_resnets.reports.page import write_report
@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("report", "Write one HTML file about a run, or about several side by side.", EXAMPLES)
     runs = "folder of a run; the first one is the baseline"
     output = f"where to write; RUN_DIR/{FILE_NAME} for one run, {FILE_NAME} here for several if not given"
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help=runs)
-    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
+    parser.add_argument("runs", nargs="+", type=local, metavar="RUN_DIR", help=runs)
+    parser.add_argument("--output", type=local, metavar="FILE", help=output)
     return parser
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import cifar_resnets.models  # noqa: F401  registers the networks
-from cifar_resnets.cli.parser import CommandParser, check_figure_path
+from cifar_resnets.cli.parser import CommandParser, check_figure_path, local
+from cifar_resnets.data.image_modes import to_rgb
 from cifar_resnets.errors import ConfigurationError, DataError
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.receptive_field.measured import verify
@@ -81,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     images = "training images of an epoch; %(default)s if not given"
     add("--train_images", "--train-images", type=_above_zero, metavar="N", default=50_000, help=images)
     add("--verify", action="store_true", help="measure each field by gradient, and compare")
-    add("--plot", type=Path, metavar="FILE", help="draw theoretical and effective fields into an image file")
+    add("--plot", type=local, metavar="FILE", help="draw theoretical and effective fields into an image file")
     add("--layers", metavar="A,B", help="modules to draw; the stages if not given")
-    add("--images", type=Path, metavar="DIR", help="folder of images for --plot; scikit-learn's digits if not given")
-    add("--weights", type=Path, metavar="FILE", help="weights for --plot; random ones if not given")
+    add("--images", type=local, metavar="DIR", help="folder of images for --plot; scikit-learn's digits if not given")
+    add("--weights", type=local, metavar="FILE", help="weights for --plot; random ones if not given")
     return parser
 
 
@@ -193,7 +194,7 @@ def _pictures(folder: Path | None) -> list[Image.Image]:
         raise DataError(f"--images: there are no PNG or JPEG files in {folder}")
     chosen = files[:: max(1, len(files) // NUM_IMAGES)][:NUM_IMAGES]
     try:
-        return [Image.open(path).convert("RGB") for path in chosen]
+        return [to_rgb(Image.open(path)) for path in chosen]
     except (OSError, SyntaxError) as error:
         raise DataError(f"--images: an image in {folder} cannot be read: {error}") from error
 

@@ -36,7 +36,7 @@ from cifar_resnets.cli.checkpoint_args import (
     on_top_of,
     read_evaluable,
 )
-from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
+from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
 from cifar_resnets.cli.parse_errors import explain, user_error
@@ -141,6 +141,7 @@ class CLI(LightningCLI):
             used = dict(zip(self.subcommands(), self.parsers, strict=True))[args[0]]
             keys = used.get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
+        make_paths_local(self.config[args[0]])
         check_values(args[0], self.config[args[0]].as_dict())
         if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
@@ -246,12 +247,17 @@ class CLI(LightningCLI):
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
         if not path or config.trainer.fast_dev_run:
             return
-        figures = {}
+        figures, has_test = {}, self.datamodule.has_test_images
         if self.trainer.is_global_zero:
-            self._preload(Path(path), content := read_evaluable(Path(path)))
+            content = read_evaluable(Path(path))
             # not from the module, which trained in other processes under `ddp_fork`
             figures["validation"] = content.get("val_acc")
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+            if has_test:
+                self._preload(Path(path), content)
+        if has_test:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        else:
+            rank_zero_only(print)("not tested: there are no test images")
         if self.trainer.is_global_zero:
             tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
             figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}

@@ -4,6 +4,7 @@ import errno
 import http.client
 import logging
 import os
+import pickle
 import shutil
 import tarfile
 import urllib.error
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from torchvision.datasets.utils import check_integrity
 
 from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
-from cifar_resnets.errors import DataError, OutputError, UserError, one_line
+from cifar_resnets.errors import DataError, OutputError, UserError, local_path, one_line
 
 CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -33,6 +34,14 @@ CIFAR100_CLASSES = """
     poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm
+""".split()
+
+# the twenty superclasses, likewise
+CIFAR100_COARSE_CLASSES = """
+    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
+    insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
+    large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
+    vehicles_1 vehicles_2
 """.split()
 
 TIMEOUT = 30  # seconds without a byte from the server
@@ -56,9 +65,11 @@ class CIFAR10(ImageDataModule):
     _source = torchvision.datasets.CIFAR10
     _names = CIFAR10_CLASSES
     may_download = True  # false if nothing but a stranger's checkpoint says where to
+    coarse = False  # CIFAR-10 has no superclasses
 
     def __init__(self, root: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        local_path("data.root", root)
         self.root = root
 
     def source_classes(self) -> Sequence[str]:
@@ -84,21 +95,34 @@ class CIFAR10(ImageDataModule):
         folder = find_folder(self._source, self._root)
         if folder is None:
             raise _failed(self._source, self._root, f"there is no {self._source.base_folder}")
-        return read(self._source, folder, split, self._names)
+        return read(self._source, folder, split, self.source_classes(), self.coarse)
 
     @property
     def _root(self) -> Path:
-        return Path(os.path.abspath(os.path.expanduser(self.root)))
+        return Path(os.path.abspath(local_path("data.root", self.root)))
 
 
 class CIFAR100(CIFAR10):
     """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in a hundred classes.
 
     Like `CIFAR10`, with the folder `cifar-100-python` and the archive `cifar-100-python.tar.gz`.
+
+    Args:
+        root: see `CIFAR10`.
+        coarse: train on the twenty superclasses, of five classes each.
+        kwargs: see `ImageDataModule`.
     """
 
     _source = torchvision.datasets.CIFAR100
     _names = CIFAR100_CLASSES
+
+    def __init__(self, root: str = "data", coarse: bool = False, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self.coarse = coarse
+
+    def source_classes(self) -> Sequence[str]:
+        """Returns the names of the classes, or of the superclasses, without reading a file."""
+        return CIFAR100_COARSE_CLASSES if self.coarse else self._names
 
 
 # `source` below is one of torchvision's two classes, which hold the URL, the names of the files and their checksums.
@@ -126,8 +150,8 @@ def find_damage(source: Any, folder: Path) -> str | None:
     return None
 
 
-def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple[Images, Labels]:
-    """Reads a split with torchvision, which verifies the files.
+def read(source: Any, folder: Path, split: Split, names: Sequence[str], coarse: bool = False) -> tuple[Images, Labels]:
+    """Reads a split with torchvision, which verifies the files; with the labels of the superclasses if `coarse`.
 
     Returns:
         Images (n, 32, 32, 3) and labels (n,).
@@ -136,7 +160,8 @@ def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple
         DataError: when a file is missing or damaged, or the classes are not those in `names`.
     """
     # torchvision looks for `base_folder` inside its root, but this folder may have another name
-    in_place = type(source.__name__, (source,), {"base_folder": ""})
+    meta = {**source.meta, "key": "coarse_label_names"} if coarse else source.meta
+    in_place = type(source.__name__, (source,), {"base_folder": "", "meta": meta})
     try:
         dataset = in_place(folder, train=split == "train")
     except (RuntimeError, OSError):  # torchvision does not say which file
@@ -144,8 +169,18 @@ def read(source: Any, folder: Path, split: Split, names: Sequence[str]) -> tuple
         raise
     if list(dataset.classes) != list(names):
         raise DataError(f"{folder / source.meta['filename']}: its class names are not those of {source.__name__}")
+    labels = _coarse_labels(source, folder, split) if coarse else dataset.targets
     # torchvision's array is a transposed view, and the loaders need contiguous pixels
-    return np.ascontiguousarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
+    return np.ascontiguousarray(dataset.data), np.asarray(labels, dtype=np.int64)
+
+
+def _coarse_labels(source: Any, folder: Path, split: Split) -> list[int]:
+    """Reads the labels that torchvision leaves out, from files that it has verified."""
+    labels: list[int] = []
+    for name, _ in source.train_list if split == "train" else source.test_list:
+        with open(folder / name, "rb") as file:
+            labels += pickle.load(file, encoding="latin1")["coarse_labels"]
+    return labels
 
 
 def obtain(source: Any, root: Path) -> Path:

@@ -16,10 +16,11 @@ from torch import Tensor
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader
 from cifar_resnets.data.split import split_indices
-from cifar_resnets.errors import DataError, require
+from cifar_resnets.errors import ConfigurationError, DataError, require
 from cifar_resnets.support.signature import parameters_of
+from cifar_resnets.support.text import read_by_yaml_as
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "val"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -58,7 +59,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         num_train: int | None = None,
-        classes: list[str | int] | None = None,
+        classes: list[str | int | float | bool | None] | None = None,
         augment: Augmentation | None = DEFAULT_AUGMENTATION,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -81,7 +82,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.num_train = num_train
-        self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as a number
+        self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as int
         self.augment = augment
         self.mean = mean
         self.std = std
@@ -94,7 +95,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split: uint8 images (n, h, w, 3), and labels (n,), which are indices of `source_classes`."""
+        """Reads a split: uint8 images (n, h, w, 3), and labels (n,), which are indices of `source_classes`.
+
+        Only a source that has validation images of its own is asked for `val`, see `ImageFolder`.
+        """
 
     @property
     def class_names(self) -> list[str]:
@@ -103,9 +107,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self.classes is None:
             return source
         unknown = [name for name in self.classes if name not in source]
+        for name in unknown:
+            if meant := read_by_yaml_as(name, source):
+                words = " or ".join(meant)
+                raise ConfigurationError(f'data.classes: YAML reads {words} as {name}, quote it: "{meant[0]}"')
         _require(not unknown, "classes", unknown, f"some of {', '.join(source)}")
         _require(len(set(self.classes)) == len(self.classes) >= 2, "classes", self.classes, "two or more, each once")
         return list(self.classes)
+
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there are test images; otherwise `fit` ends without a test."""
+        return True
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -206,9 +219,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
         images, labels = self._chosen("train")
-        train, val = split_indices(labels, self.val_fraction, self.num_train, self.split_seed, self.class_names)
+        train, val = split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
         parts = {"train": train, "val": val}
         return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
+
+    @property
+    def _drawn_fraction(self) -> float:
+        """Fraction of the training images that is drawn for validation; 0 if the source has validation images."""
+        return self.val_fraction
 
     def _chosen(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split, and selects and relabels the images of the chosen classes."""

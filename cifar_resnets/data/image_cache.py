@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from filelock import FileLock
 from cifar_resnets.data.datamodule import Images
 from cifar_resnets.data.image_files import Files
 from cifar_resnets.support.atomic_file import remove_unfinished, replacing
+from cifar_resnets.support.text import printable
 
-CACHE_FORMAT = 1  # raise it when the same files are to be decoded in another way
+CACHE_FORMAT = 2  # raise it when the same files are to be decoded in another way
 _HEADER = 128  # bytes
 
 logger = logging.getLogger(__name__)
@@ -96,10 +97,22 @@ def cache_folder(root: Path) -> Path:
     return Path(os.devnull if base.startswith("~") else base, "cifar_resnets", name)
 
 
-def fingerprint(files: Files, image_size: int) -> str:
+def write_failures(root: Path, failures: Sequence[tuple[str, str]]) -> Path | None:
+    """Writes path and reason of each file that could not be decoded, a line each; None if that is not possible."""
+    path = cache_folder(root) / "unreadable.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.writelines(f"{printable(name)}\t{printable(reason)}\n".encode() for name, reason in failures)
+        return path
+    except OSError:
+        return None
+
+
+def fingerprint(files: Files, image_size: int, background: str) -> str:
     """Returns 64 characters that change when a file changes, or the way of decoding."""
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size}".encode())
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size} {background}".encode())
     for of_class in files.values():
-        for path, size, mtime_ns in of_class:
-            digest.update(os.fsencode(f"\0{path}\0{size}\0{mtime_ns}"))
+        for path, *status in of_class:
+            digest.update(os.fsencode(f"\0{path}\0{status}"))
     return digest.hexdigest()

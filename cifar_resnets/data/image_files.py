@@ -4,24 +4,23 @@ import logging
 import os
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_resnets.data.datamodule import Images
+from cifar_resnets.data.image_modes import to_rgb, white_level
 from cifar_resnets.errors import ConfigurationError, DataError
 
 # formats that Pillow only identifies, or needs another program for
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-# candidates for the white level of modes beyond 8 bits, in ascending order; Pillow's "I" is mostly 16 bits
-_FULL_SCALES = {"I": (65535,), "F": (1, 255, 65535)}
 _BLOCK = 256  # images per task of the thread pool
 _MAX_THREADS = min(8, os.cpu_count() or 1)  # more are slower: decoding a small image mostly holds the GIL
 
@@ -29,11 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 class ImageFile(NamedTuple):
-    """An image file: path below the split's folder, size in bytes, and time of the last change."""
+    """An image file: path below the split's folder, and what changes with the file.
+
+    Size and time of the last change are not enough: formats without compression give equal sizes, and programs that
+    copy or unpack files set the time. The time of the last change of the inode cannot be set.
+    """
 
     path: str
-    size: int
-    mtime_ns: int
+    size: int = -1
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
 
 
 Files = dict[str, list[ImageFile]]  # of each class
@@ -45,12 +50,14 @@ class UnreadableImages(DataError):
     Args:
         root: the folder that the paths start from.
         failures: path and reason of each.
+        file: in which all of them are listed.
     """
 
-    def __init__(self, root: Path, failures: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, root: Path, failures: Sequence[tuple[str, str]], file: Path | None = None) -> None:
         self.failures = list(failures)
         names = ", ".join(repr(path) for path, _ in self.failures[:10])
         more = f" and {len(failures) - 10:,} more" if len(failures) > 10 else ""
+        more += f", all listed in {file}" if more and file else ""
         super().__init__(
             f"{len(failures):,} unreadable images in {root}: {names}{more}; replace or remove them "
             f"(the first: {self.failures[0][1]})"
@@ -63,8 +70,7 @@ def class_folders(folder: Path) -> list[str]:
     Raises:
         DataError: when there are fewer than two, when two differ only in case or spaces, or when one is no UTF-8.
     """
-    with _readable():
-        names = sorted(entry.name for entry in _entries(str(folder)) if entry.is_dir())
+    names = subfolders(folder)
     if len(names) < 2:
         raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
     if odd := [name for name in names if not _is_text(name)]:
@@ -72,6 +78,14 @@ def class_folders(folder: Path) -> list[str]:
     if twins := _twins(names):
         raise DataError(f"{folder}: class folders that differ only in case or spaces: {twins}; merge or rename them")
     return names
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Returns the sorted names of the visible folders in a folder; raises DataError when it cannot be read."""
+    with _readable():
+        names = [entry.name for entry in _entries(str(folder)) if entry.is_dir()]
+    # in UTF-8 whatever the locale: a checkpoint holds the names of classes
+    return sorted(os.fsencode(name).decode("utf-8", "surrogateescape") for name in names)
 
 
 def _is_text(name: str) -> bool:
@@ -87,24 +101,32 @@ def _twins(names: Sequence[str]) -> list[str]:
     return [name for group in alike.values() if len(group) > 1 for name in group]
 
 
-def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, int]:
+def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, Counter[str]]:
     """Finds the image files of each class at any depth.
 
     Returns:
-        Sorted image files of each class, and the number of other files in the split's folder.
+        Sorted image files of each class, and how many other files of each kind are in the split's folder.
 
     Raises:
         DataError: when a folder cannot be read.
     """
     endings = _endings()
-    files: Files = {}
+    files: Files = {name: [] for name in classes}
     with _readable():
-        num_others = sum(not entry.is_dir() for entry in _entries(str(folder)))
+        others = Counter("beside the class folders" for each in _entries(str(folder)) if not each.is_dir())
         for name in classes:
-            found = [_image_file(path, entry, endings) for path, entry in _walk(str(folder / name), name, set())]
-            files[name] = sorted(file for file in found if file)
-            num_others += found.count(None)
-    return files, num_others
+            of_locale = os.fsdecode(name.encode("utf-8", "surrogateescape"))
+            for path, entry in _walk(str(folder / of_locale), of_locale, set()):
+                if file := _image_file(path, entry, endings):
+                    files[name].append(file)
+                else:
+                    others[_kind(entry, endings)] += 1
+    return {name: sorted(of_class) for name, of_class in files.items()}, others
+
+
+def _kind(entry: os.DirEntry[str], endings: tuple[str, ...]) -> str:
+    ending = os.path.splitext(entry.name)[1].lower()
+    return "no regular file" if ending in endings else ending or "without an ending"
 
 
 def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -125,9 +147,9 @@ def _image_file(path: str, entry: os.DirEntry[str], endings: tuple[str, ...]) ->
         return None
     if entry.is_file():
         status = entry.stat()
-        return ImageFile(path, status.st_size, status.st_mtime_ns)
+        return ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     # a broken link is an image that cannot be read; a pipe or a device is no image
-    return ImageFile(path, -1, 0) if entry.is_symlink() and not os.path.exists(entry.path) else None
+    return ImageFile(path) if entry.is_symlink() and not os.path.exists(entry.path) else None
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -161,11 +183,18 @@ class Outcome(NamedTuple):
 
     converted: bool = False
     resized: bool = False
+    stretched: bool = False
     failure: str = ""
 
 
-def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
+def decode(root: Path, paths: Sequence[str], image_size: int, background: str = "white") -> Images:
     """Decodes image files with a pool of threads.
+
+    Args:
+        root: folder that the paths start from.
+        paths: of the files.
+        image_size: height and width in pixels, to which each image is resized.
+        background: color behind transparent pixels.
 
     Returns:
         uint8 (n, image_size, image_size, 3).
@@ -180,7 +209,7 @@ def decode(root: Path, paths: Sequence[str], image_size: int) -> Images:
 
     def decode_block(start: int) -> list[Outcome]:
         block = range(start, min(start + _BLOCK, len(paths)))
-        return [_decode_into(images[i], root / paths[i], formats) for i in block]
+        return [_decode_into(images[i], root / paths[i], formats, background) for i in block]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
         warnings.simplefilter("ignore")  # about metadata and large images; damaged files raise exceptions
@@ -203,37 +232,20 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
     converted, resized = sum(outcome.converted for outcome in outcomes), sum(outcome.resized for outcome in outcomes)
     changes = f"{converted:,} converted to RGB, {resized:,} resized to {image_size}x{image_size}"
     logger.info("decoded %s images of %s: %s", f"{len(outcomes):,}", folder, changes)
+    if stretched := sum(outcome.stretched for outcome in outcomes):
+        what = f"{stretched:,} images of 32-bit integers, or of floats outside 0 to 1, do not say which value is white"
+        logger.warning("%s: %s: each is scaled by its own range, convert them to scale all alike", folder, what)
 
 
-def _decode_into(target: Images, path: Path, formats: list[str]) -> Outcome:
+def _decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
     """Decodes an image file into an array (s, s, 3)."""
     size = target.shape[:2]
     try:
         with Image.open(path, formats=formats) as image:
-            rgb = to_rgb(image)
+            rgb, stretched = to_rgb(image, background), white_level(image) is None
         resized = rgb.size != size
         target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
+        return Outcome(image.mode != "RGB", resized, stretched)
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class
         message = str(error).replace(repr(str(path)), "").split()
         return Outcome(failure=" ".join(message) or type(error).__name__)
-    return Outcome(image.mode != "RGB", resized)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image of any of Pillow's modes to RGB; grey levels beyond 8 bits are scaled."""
-    mode = image.mode.partition(";")[0]
-    if mode in _FULL_SCALES:
-        image = Image.fromarray(_to_8_bits(np.asarray(image), _FULL_SCALES[mode]))
-    elif mode in ("P", "PA", "RGBa", "La"):  # these cannot be converted to RGB directly, or only with a warning
-        image = image.convert("RGBA" if mode != "La" else "LA")
-    return image.convert("RGB")
-
-
-def _to_8_bits(values: NDArray[Any], full_scales: Sequence[int]) -> Images:
-    """Scales grey levels by the first of the full scales that covers them, or stretches them if none does."""
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = values.min(), values.max()
-    scale = next((scale for scale in full_scales if 0 <= low and high <= scale), None)
-    if scale is None:
-        values, scale = values - low, (high - low) or 1
-    return (values * 255 / scale).round().astype(np.uint8)

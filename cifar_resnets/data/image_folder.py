@@ -2,22 +2,26 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
-from cifar_resnets.data.image_cache import Cache, cache_folder, fingerprint
-from cifar_resnets.data.image_files import Files, UnreadableImages, class_folders, decode, scan
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.data.image_cache import Cache, cache_folder, fingerprint, write_failures
+from cifar_resnets.data.image_files import Files, UnreadableImages, class_folders, decode, scan, subfolders
+from cifar_resnets.data.image_modes import check_color
+from cifar_resnets.errors import ConfigurationError, DataError, local_path
 
-SPLITS: tuple[Split, ...] = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "test", "val")
 
-# the splits that each command reads; `fit` ends with a test
-_NEEDED: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("train",), "test": ("test",), "predict": ("test",)}
+# the split that each command cannot do without
+_NEEDED: dict[str, Split] = {"fit": "train", "validate": "train", "test": "test", "predict": "test"}
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +29,12 @@ logger = logging.getLogger(__name__)
 class ImageFolder(ImageDataModule):
     """Images in `root/train/<class>/` and `root/test/<class>/`, in any format that Pillow decodes.
 
-    Images are converted to RGB as by `PIL.Image.convert` (transparency is dropped, as torchvision does), but grey
-    levels of 16 and 32 bits are scaled to 8 bits, not clipped. An image of another size is resized to a square with
-    bilinear, antialiased interpolation. Names with a leading dot are ignored.
+    With a folder `root/val/<class>/`, its images are the validation images, and all others are trained on; not with
+    `val_fraction` 0. Without a folder `test`, `fit` ends without a test.
+
+    Images are turned as their EXIF orientation says, and converted to RGB. Grey levels of 16 and 32 bits are scaled to
+    8 bits, not clipped, see `image_modes`. An image of another size is resized to a square with bilinear, antialiased
+    interpolation. Names with a leading dot are ignored.
 
     The decoded images are cached in $CIFAR_RESNETS_CACHE, else $XDG_CACHE_HOME/cifar_resnets, else
     ~/.cache/cifar_resnets, and decoded again when a file was added, removed or changed.
@@ -35,20 +42,29 @@ class ImageFolder(ImageDataModule):
     Args:
         root: folder with the folders `train` and `test`; one may be missing if the command does not read it.
         image_size: height and width of the images in pixels.
+        background: color behind transparent pixels, a name or a value such as '#808080'.
         kwargs: see `ImageDataModule`.
 
     Raises:
         ConfigurationError: for a value out of range.
     """
 
-    def __init__(self, root: str, image_size: int = 32, **kwargs: Any) -> None:
+    def __init__(self, root: str, image_size: int = 32, background: str = "white", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if image_size < 1:
             raise ConfigurationError(f"data.image_size: {image_size} is not allowed, give 1 or more")
+        check_color("data.background", background)
+        local_path("data.root", root)
         self.root = root
         self.image_size = image_size
+        self.background = background
         # files of each split, and its images if they could not be written to the cache
         self._prepared: dict[str, tuple[Files, Images | None]] = {}
+
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there is a folder `test`."""
+        return "test" in self._splits()
 
     def source_classes(self) -> Sequence[str]:
         """Returns the sorted names of the class folders in `train`, or in `test` if there is no `train`."""
@@ -62,19 +78,18 @@ class ImageFolder(ImageDataModule):
         """
         self._check_folders()
         failures: list[tuple[str, str]] = []
-        num_ignored = 0
+        left_out: Counter[str] = Counter()
         for split in self._splits():
-            files, num_others = scan(self._root / split, self.source_classes())
-            num_ignored += num_others
-            self._check_empty(split, files)
+            files, others = scan(self._root / split, self.source_classes())
+            left_out += others
+            self._check_empty(split, files, others)
             try:
                 self._prepared[split] = files, self._fill_cache(split, files)
             except UnreadableImages as error:
                 failures += error.failures
         if failures:
-            raise UnreadableImages(self._root, failures)
-        if num_ignored:
-            logger.warning("%s: %s files are no images and were ignored", self._root, f"{num_ignored:,}")
+            raise UnreadableImages(self._root, failures, write_failures(self._root, failures))
+        self._log_left_out(left_out)
 
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split from the cache, or decodes it."""
@@ -91,12 +106,24 @@ class ImageFolder(ImageDataModule):
 
     @property
     def _root(self) -> Path:
-        return Path(os.path.abspath(os.path.expanduser(self.root)))
+        return Path(os.path.abspath(local_path("data.root", self.root)))
+
+    @property
+    def _drawn_fraction(self) -> float:
+        return 0.0 if "val" in self._splits() else self.val_fraction
+
+    def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
+        sets = super()._read_train()
+        if "val" in self._splits():
+            images, labels = self._chosen("val")
+            sets["val"] = torch.from_numpy(images), torch.from_numpy(labels)
+        return sets
 
     def _splits(self) -> list[Split]:
-        """Returns the splits that exist, one or two."""
-        splits = [split for split in SPLITS if os.path.isdir(self._root / split)]
-        if not splits:
+        """Returns the splits that exist and are used, `train` or `test` among them."""
+        used = SPLITS if self.val_fraction else SPLITS[:2]
+        splits = [split for split in used if os.path.isdir(self._root / split)]
+        if not {"train", "test"} & {*splits}:
             what = "has no folder train or test" if os.path.isdir(self._root) else "is no folder"
             raise DataError(f"data.root: {self._root} {what}; the images belong into train/<class>/ and test/<class>/")
         return splits
@@ -107,21 +134,37 @@ class ImageFolder(ImageDataModule):
 
     def _check_folders(self) -> None:
         stage = self.trainer.state.fn if self.trainer else None
-        for split in _NEEDED[stage.value] if stage else ():
-            self._require_split(split)
-        if len(self._splits()) == 2:
+        if stage:
+            self._require_split(_NEEDED[stage.value])
+        if {"train", "test"} <= {*self._splits()}:
             self._check_same_classes()
 
     def _check_same_classes(self) -> None:
-        train, test = (set(class_folders(self._root / split)) for split in SPLITS)
+        train, test = (set(class_folders(self._root / split)) for split in SPLITS[:2])
         if alone := (train ^ test) & set(self.classes or train | test):
             where = ", ".join(f"{'train' if name in train else 'test'}/{name!r}" for name in sorted(alone))
             raise DataError(f"{self._root}: train and test differ in their class folders, only there: {where}")
 
-    def _check_empty(self, split: Split, files: Files) -> None:
+    def _check_empty(self, split: Split, files: Files, others: Counter[str]) -> None:
         empty = [f"{split}/{name!r}" for name in self.class_names if not files[name]]
-        if empty:
-            raise DataError(f"{self._root}: no images in the class folders {', '.join(empty)}; add some or remove them")
+        if empty and split == "val" and len(empty) < len(self.class_names):
+            logger.warning("%s: no validation images of %s", self._root, ", ".join(empty))
+        elif empty:
+            there_is = f"; there are other files: {_listed(others)}" if others else ""
+            where = ", ".join(empty)
+            raise DataError(f"{self._root}: no images in the class folders {where}; add some or remove them{there_is}")
+
+    def _log_left_out(self, files: Counter[str]) -> None:
+        """Says what lies in the folders and is not read."""
+        splits, names = self._splits(), self.class_names
+        folders = [name for name in subfolders(self._root) if name not in splits]
+        folders += [f"{each}/{name}" for each in splits for name in subfolders(self._root / each) if name not in names]
+        if folders:
+            first = ", ".join(map(repr, folders[:10])) + (", ..." if len(folders) > 10 else "")
+            logger.warning("%s: %s folders are not used: %s", self._root, f"{len(folders):,}", first)
+        if files:
+            why = "images of formats that Pillow does not decode have to be converted"
+            logger.warning("%s: %s files are not used: %s; %s", self._root, f"{files.total():,}", _listed(files), why)
 
     def _fill_cache(self, split: Split, files: Files) -> Images | None:
         """Writes the images to the cache if it does not hold them; returns them if they could not be written."""
@@ -132,10 +175,14 @@ class ImageFolder(ImageDataModule):
         return None if saved else images
 
     def _cache(self, split: Split, files: Files) -> Cache:
-        size = self.image_size
-        num = sum(map(len, files.values()))
-        return Cache(cache_folder(self._root) / f"{split}-{size}", fingerprint(files, size), (num, size, size, 3))
+        size, num = self.image_size, sum(map(len, files.values()))
+        key = fingerprint(files, size, self.background)
+        return Cache(cache_folder(self._root) / f"{split}-{size}", key, (num, size, size, 3))
 
     def _decoder(self, split: Split, files: Files) -> Callable[[], Images]:
         paths = [f"{split}/{file.path}" for of_class in files.values() for file in of_class]
-        return partial(decode, self._root, paths, self.image_size)
+        return partial(decode, self._root, paths, self.image_size, self.background)
+
+
+def _listed(others: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(10))

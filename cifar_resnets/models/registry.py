@@ -68,14 +68,20 @@ def try_network(network: nn.Module, name: str, size: tuple[int, int]) -> None:
         size: height and width of the image in pixels.
 
     Raises:
-        ConfigurationError: when the network does not take images of this size.
+        ConfigurationError: when the network does not take RGB images, or not of this size.
     """
     height, width = size
     parameter = next(network.parameters())
+    first = next((each for each in network.parameters() if each.ndim == 4), None)
     try:
         with torch.no_grad(), evaluating(network):
             network(parameter.new_zeros(1, 3, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
+        if first is not None and (channels := first.shape[1]) != 3:
+            raise ConfigurationError(
+                f"model.network_args: {name} takes images of {channels} channels, but all images are read as RGB, grey "
+                "ones too; leave in_chans out"
+            ) from error
         raise ConfigurationError(
             f"model.network: {name} does not take images of {height}x{width} pixels: {error}"
         ) from error

@@ -47,7 +47,7 @@ class Predictions:
 
 def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
     """Reads the rows of a CSV file; rows that are cut off are left out, with a note."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode()  # `read_text` would replace the carriage returns in names of classes
     header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     if not header:
         raise ValueError("it is empty")

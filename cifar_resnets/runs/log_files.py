@@ -69,7 +69,7 @@ class MetricsFile(Logger):
         if columns != known:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _write_rows(self._path, columns, _rows(self._path))
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, columns).writerows(self._rows)
         self._rows = []
 
@@ -141,7 +141,7 @@ def _is_own_file(path: Path) -> bool:
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return next(csv.reader(file), [])
 
 

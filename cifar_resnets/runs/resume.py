@@ -188,7 +188,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 def _identity_of(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return {"job": record["job"], "command_digest": record["command_digest"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

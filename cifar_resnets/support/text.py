@@ -4,12 +4,27 @@ import csv
 import difflib
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `, did you mean A or B?` with the names closest to a misspelt one; nothing if none is close."""
     near = difflib.get_close_matches(name, set(known) - {name}, n=3)
     return f", did you mean {' or '.join(near)}?" if near else ""
+
+
+def read_by_yaml_as(value: str, words: Iterable[str]) -> list[str]:
+    """Returns those of some words that YAML reads as another value, shown as `value`: for `True` the word `on`."""
+    return [word for word in words if word != value and str(_read_by_yaml(word)) == value]
+
+
+def _read_by_yaml(word: str) -> Any:
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError):  # a colon, or an impossible date
+        return word
 
 
 def printable(text: str) -> str:

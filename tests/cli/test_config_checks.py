@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import Namespace
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
-from cifar_resnets.cli.config_checks import check_recipes, check_values
+from cifar_resnets.cli.checkpoint_args import given_checkpoint
+from cifar_resnets.cli.config_checks import PATHS, check_recipes, check_values, make_paths_local
 from cifar_resnets.data.cifar import CIFAR10
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.schedules import OneCycle
@@ -77,6 +79,33 @@ def test_bad_recipes(tmp_path: Path, content: str | bytes, said: str) -> None:
 
 def test_a_list_is_not_made_a_set_of_keys(tmp_path: Path) -> None:
     check_recipes(recipe(tmp_path, "model: {widths: [8, 8, 8]}\n"))
+
+
+# Paths.
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"trainer.default_root_dir": "~/logs", "ckpt_path": "~/a.ckpt", "model.weights": "w.th", "plot": None}
+    config = Namespace(given)
+    config["csv"] = Path("~/lr.csv")
+    make_paths_local(config)
+    assert config.trainer.default_root_dir == "/home/me/logs" and config.ckpt_path == "/home/me/a.ckpt"
+    assert config.model.weights == "w.th" and config.plot is None and config.csv == Path("/home/me/lr.csv")
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_an_address_is_no_path(key: str) -> None:
+    line = refusal(make_paths_local, Namespace({key: "s3://bucket/x"}))
+    assert line == f"{key}: s3://bucket/x is an address, give a path on this machine, or mount it"
+
+
+def test_recipes_and_checkpoints_are_paths_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe(tmp_path, GOOD)
+    check_recipes(["fit", "--config=~/recipe.yaml"])
+    assert "--config: s3://a is an address" in refusal(check_recipes, ["fit", "-c", "s3://a"])
+    assert "--ckpt_path: s3://a is an address" in refusal(given_checkpoint, ["test", "--ckpt_path=s3://a"])
 
 
 # Values.

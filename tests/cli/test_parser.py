@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from cifar_resnets.cli.parser import FIGURES, check_figure_path
+from cifar_resnets.cli.parser import FIGURES, CommandParser, check_figure_path, local
 from cifar_resnets.errors import ConfigurationError, OutputError
 
 
@@ -42,3 +42,12 @@ def test_a_figure_without_a_folder_is_refused(tmp_path: Path, folder: str) -> No
     with pytest.raises(OutputError, match=rf"^--plot: there is no folder {tmp_path / folder}$"):
         check_figure_path(tmp_path / folder / "curve.png")
     assert OutputError.exit_status == 6
+
+
+def test_paths_are_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = CommandParser("report", "", "")
+    parser.add_argument("--output", type=local)
+    assert parser.parse_args(["--output=~/a.html"]).output == Path("/home/me/a.html")
+    with pytest.raises(ConfigurationError, match="^report: argument --output: path: s3://a/b.html is an address"):
+        parser.parse_args(["--output", "s3://a/b.html"])

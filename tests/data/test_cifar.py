@@ -14,7 +14,7 @@ from cifar_archives import PROXIES, Tiny, archives, sends, serving
 
 from cifar_resnets.data import cifar
 from cifar_resnets.data.cifar import CIFAR10, CIFAR100
-from cifar_resnets.errors import DataError, OutputError
+from cifar_resnets.errors import ConfigurationError, DataError, OutputError
 
 
 @pytest.fixture(params=[CIFAR10, CIFAR100], ids=lambda module: module.__name__)
@@ -109,6 +109,24 @@ def test_other_classes_in_the_meta_file(tiny, tmp_path):
     folder = tiny.write_folder(tmp_path / tiny.source.base_folder)
     message = message_of(lambda: tiny.module(str(tmp_path)).load("train"))
     assert str(folder / tiny.source.meta["filename"]) in message
+
+
+def test_coarse_labels_of_cifar100(monkeypatch, tmp_path):
+    tiny = Tiny(CIFAR100, monkeypatch)
+    tiny.write_folder(tmp_path / tiny.source.base_folder)
+    data = CIFAR100(str(tmp_path), coarse=True)
+    assert len(data.class_names) == 20 and data.class_names == sorted(data.class_names)
+    assert data.class_names[0] == "aquatic_mammals" and data.class_names[-1] == "vehicles_2"
+    assert data.describe()["init_args"]["coarse"] is True
+    data.prepare_data()
+    for split in ("train", "test"):
+        assert data.load(split)[1].tolist() == [label % 20 for label in tiny.labels[f"{split}_list"]]
+
+
+def test_addresses_are_no_folders():
+    for module in (CIFAR10, CIFAR100):
+        with pytest.raises(ConfigurationError, match=r"^data.root: s3://bucket is an address"):
+            module("s3://bucket")
 
 
 # A folder that is there.

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_samples import as_another_user, assert_fresh, expected, noise, open_copy, save, start, write_samples
+from PIL import Image
 
 from cifar_resnets.data import image_cache, image_folder
 from cifar_resnets.data.image_cache import cache_folder
@@ -76,6 +77,31 @@ def test_changes_are_noticed(root, log, change):
     change(root)
     assert_fresh(root)
     assert [message.split(":")[0].split("/")[-1] for message in log.messages] == ["train"]
+
+
+TIMES = (1_600_000_000, 1_600_000_000)
+
+
+def overwrite(root):
+    (root / "train/cat/0.png").write_bytes((root / "train/dog/0.png").read_bytes())
+    os.utime(root / "train/cat/0.png", TIMES)
+
+
+def exchange(root):
+    for old, new in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (root / "train" / old).rename(root / "train" / new)
+
+
+@pytest.mark.parametrize("change", [overwrite, exchange])
+def test_files_of_equal_names_sizes_and_times_are_told_apart(root, log, change):
+    for path in root.rglob("*.png"):
+        Image.open(path).save(path, "BMP")  # without compression
+        os.utime(path, TIMES)
+    assert_fresh(root)
+    log.clear()
+    change(root)
+    assert_fresh(root)
+    assert num_decoded(log) == 1
 
 
 def test_new_class_shifts_the_labels_of_both_splits(root):

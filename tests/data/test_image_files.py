@@ -2,7 +2,6 @@ import io
 import logging
 import os
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from image_samples import (
 from PIL import Image
 
 from cifar_resnets.data import image_files
-from cifar_resnets.data.image_files import to_rgb
 from cifar_resnets.errors import ConfigurationError, DataError
 
 
@@ -54,7 +52,7 @@ def test_files_in_deeper_folders_and_hidden_ones(root, log):
     assert labels.tolist() == [0] * 4 + [1] * 3
     last = np.asarray(Image.open(root / "train/cat/more/and more/5.png"))
     np.testing.assert_array_equal(images[3], last)
-    assert not [message for message in log.messages if "ignored" in message]
+    assert not [message for message in log.messages if "not used" in message]
 
 
 def test_other_files_are_counted(root, log):
@@ -62,7 +60,7 @@ def test_other_files_are_counted(root, log):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"no image")
     start(root)
-    assert [m for m in log.messages if "ignored" in m] == [f"{root}: 4 files are no images and were ignored"]
+    assert [m for m in log.messages if f"{root}: 4 files are not used: " in m]
 
 
 @pytest.mark.parametrize("ending", ["png", "PNG", "bmp", "gif", "jpg", "JPeG", "tif", "webp", "ppm", "tga", "jp2"])
@@ -120,24 +118,7 @@ def test_pipes_are_not_waited_for(root):
     assert len(start(root)["train"][0]) == 6
 
 
-# Modes.
-
-
-GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
-
-
-def grey_rgb(values):
-    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=-1)
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B"])
-def test_16_bits_are_scaled(mode):
-    levels = np.concatenate([np.arange(0, 65536, 257), [0, 128, 129, 65406, 65407, 65535] + [40000] * 26])
-    data = levels.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
-    image = Image.frombytes(mode, (16, 18), data)
-    rgb = np.asarray(to_rgb(image))
-    np.testing.assert_array_equal(rgb, grey_rgb(np.rint(levels / 65535 * 255)).reshape(18, 16, 3))
-    assert rgb.max() == 255 and rgb.min() == 0
+# Modes; see `test_image_modes.py`.
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
@@ -146,55 +127,7 @@ def test_16_bit_files(root, ending):
     save(root / f"train/cat/0.{ending}", Image.fromarray(values))
     images, labels = start(root)["train"]
     at = 1 if ending == "tif" else 0  # after 0.png
-    np.testing.assert_array_equal(images[at], grey_rgb(np.rint(values / 257.0)))
-
-
-@pytest.mark.parametrize(
-    ("values", "as_bytes"),
-    [
-        (np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
-        (np.array([[0, 1 << 20, 1 << 21]], np.int32), [0, 128, 255]),
-        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),
-        (np.array([[0, 0.2, 1]], np.float32), [0, 51, 255]),
-        (np.array([[0, 2.4, 255]], np.float32), [0, 2, 255]),
-        (np.array([[0, 257, 65535]], np.float32), [0, 1, 255]),
-        (np.array([[-0.25, 0, 0.25]], np.float32), [0, 128, 255]),
-        (np.array([[-3, -3, -3]], np.float32), [0, 0, 0]),
-        (np.array([[np.nan, 0, 1]], np.float32), [0, 0, 255]),
-    ],
-)
-def test_32_bit_levels(values, as_bytes):
-    rgb = np.asarray(to_rgb(Image.fromarray(values)))
-    np.testing.assert_array_equal(rgb, grey_rgb([as_bytes]))
-
-
-def test_palette_transparency_and_bits():
-    opaque = Image.fromarray(noise(16, 16, 3))
-    palette = opaque.quantize(16)
-    np.testing.assert_array_equal(
-        np.asarray(to_rgb(palette)), np.array(palette.getpalette()).reshape(-1, 3)[np.asarray(palette)]
-    )
-    rgba = noise(16, 16, 4)
-    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(rgba))), rgba[..., :3])
-    la = noise(16, 16, 2)
-    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(la, "LA"))), grey_rgb(la[..., 0]))
-    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(GREY))), grey_rgb(GREY))
-    bits = GREY > 100
-    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(bits))), grey_rgb(bits * 255))
-
-
-def test_cmyk():
-    cmyk = noise(16, 16, 4)
-    ink, black = 255 - cmyk[..., :3].astype(int), 255 - cmyk[..., 3:].astype(int)
-    rgb = np.asarray(to_rgb(Image.fromarray(cmyk, "CMYK")))
-    assert np.abs(rgb - ink * black / 255).max() <= 1
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "PA", "LA", "La", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I"])
-def test_no_mode_fails_or_warns(mode):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+    np.testing.assert_array_equal(images[at], np.rint(values / 257.0)[..., None].repeat(3, axis=-1))
 
 
 def test_large_image_is_read_without_a_warning(root, monkeypatch, recwarn):
@@ -204,21 +137,14 @@ def test_large_image_is_read_without_a_warning(root, monkeypatch, recwarn):
     assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
 
 
-def test_transparent_palette_does_not_warn():
-    palette = Image.fromarray(noise(8, 8, 3)).quantize(8)
-    palette.info["transparency"] = bytes(8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        np.testing.assert_array_equal(np.asarray(to_rgb(palette)), np.asarray(palette.convert("RGBA"))[..., :3])
-
-
-def test_palette_file_with_transparency(root, recwarn):
-    palette = Image.fromarray(noise(8, 8, 3)).quantize(8)
-    save(root / "train/cat/0.png", palette, transparency=bytes([0, 128, 255, 255, 255, 255, 255, 255]))
+def test_images_without_a_white_level_are_counted(root, log):
+    save(root / "train/cat/0.tif", noise(8, 8).astype(np.float32))
+    save(root / "train/dog/0.tif", noise(8, 8).astype(np.int32))
+    save(root / "train/dog/1.tif", noise(8, 8, dtype=np.uint16))
     images, _ = start(root)["train"]
-    colours = np.array(palette.getpalette()).reshape(-1, 3)
-    np.testing.assert_array_equal(images[0], colours[np.asarray(palette)])
-    assert not [warning for warning in recwarn if "ransparency" in str(warning.message)]
+    assert images[1].max() == 255
+    (line,) = [message for message in log.messages if "32-bit" in message]
+    assert line.startswith(f"{root / 'train'}: 2 images of 32-bit integers, or of floats outside 0 to 1,")
 
 
 # Unreadable images.

@@ -20,6 +20,15 @@ def test_a_network_that_takes_them_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_speednet", "resnet10t"])
+def test_channels_are_not_blamed_on_the_size(name: str) -> None:
+    network = timm.create_model(name, num_classes=3, in_chans=1)
+    with pytest.raises(
+        ConfigurationError, match=rf"network_args: {name} takes images of 1 channels.*leave in_chans out"
+    ):
+        try_network(network, name, (32, 32))
+
+
 def test_one_that_does_not_is_named_with_the_size() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     with pytest.raises(ConfigurationError, match=r"model\.network: mine does not take images of 9x8 pixels"):
