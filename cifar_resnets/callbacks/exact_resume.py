@@ -73,7 +73,7 @@ class Continuation(pl.Callback):
                 if run_dir is not None and (old := checkpoint[KEY]["run_dir"]) is not None:
                     _relocate_checkpoints(state, old, str(run_dir))
         state = self._state = checkpoint[KEY]
-        pl_module.val_acc = checkpoint.get("val_acc")
+        pl_module.val_acc, pl_module.val_step = checkpoint.get("val_acc"), checkpoint["global_step"]
         pl_module.step_rates = dict(state["rates"])
         pl_module.train_metrics.load_states(state["training"], trainer.global_rank, trainer.world_size)
         _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")
