@@ -34,3 +34,9 @@ def test_names_are_text_and_long_ones_fit() -> None:
     lines = shown(["[red]cat[/red]", "dog" * 40], [[1, 0], [0, 1]])
     assert any("[red]cat[/red]" in line for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_a_part_of_the_images_is_said_to_be_one() -> None:
+    report = {"stage": "test", **Evaluation(0.5, torch.tensor([[8, 2], [0, 10]]), None).to_dict(["cat", "dog"])}
+    assert class_table({**report, "complete": True}).title == "Test images"
+    assert class_table({**report, "complete": False}).title == "Test images, only 20 of them"
