@@ -38,7 +38,7 @@ from cifar_resnets.models.registry import create_network, try_network, without_w
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.training.fast_loop import use_loop
 from cifar_resnets.training.optimizers import build_optimizer, rates
-from cifar_resnets.training.run_length import run_length
+from cifar_resnets.training.run_length import batch_weight, run_length
 from cifar_resnets.training.schedules import Constant, Cosine, Schedule
 from cifar_resnets.training.seeding import seed_noise
 
@@ -128,12 +128,12 @@ class ImageClassifier(pl.LightningModule):
             self.network = self.network.to(memory_format=torch.channels_last)
         self._logits_and_loss = torch.compile(logits_and_loss, mode=compile) if compile else logits_and_loss
         self.train_metrics = TrainingMetrics(len(class_names))
-        self.val_metrics = EvaluationMetrics(len(class_names))
-        self.test_metrics = EvaluationMetrics(len(class_names))
+        self.val_metrics, self.test_metrics = (EvaluationMetrics(len(class_names)) for _ in range(2))
         self.evaluations: dict[str, Evaluation] = {}  # the newest of each stage, val or test
         self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
+        self.val_step = -1  # after which that was
         self.step_rates: dict[str, float] = {}  # learning rate and momentum of the newest step
-        self.step_loss = torch.tensor(0.0)
+        self.step_loss, self.step_weight = torch.tensor(0.0), 1.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (n, num_classes) of normalised images (n, 3, h, w)."""
@@ -165,7 +165,8 @@ class ImageClassifier(pl.LightningModule):
             raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds the random numbers of the network for this batch alone."""
+        """Seeds the random numbers of the network for this batch alone, and notes the factor of its loss."""
+        vars(self)["step_weight"] = batch_weight(self.trainer, batch_idx)
         seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         seed_noise(self.device, seed, self.current_epoch, batch_idx, self.global_rank)
 
@@ -175,7 +176,7 @@ class ImageClassifier(pl.LightningModule):
         logits, loss = self._logits_and_loss(self, images, labels)
         vars(self)["step_loss"] = loss.detach()  # as `self.step_loss =`, without the microseconds of nn.Module
         self.train_metrics.add(loss, logits, labels if labels.ndim == 1 else labels.argmax(dim=1))
-        return loss
+        return loss if self.step_weight == 1 else loss * self.step_weight
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Counts the batches of the step, and notes its learning rate and momentum."""
@@ -234,7 +235,7 @@ class ImageClassifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
         self._log_evaluation("val", self.val_metrics)
-        self.val_acc = self.evaluations["val"].accuracy
+        self.val_acc, self.val_step = self.evaluations["val"].accuracy, self.global_step
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics."""
@@ -285,11 +286,11 @@ class ImageClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the version, the description of the data and the newest validation accuracy."""
+        """Adds the version, the description of the data and, if these weights were validated, their accuracy."""
         checkpoint["cifar_resnets_version"] = __version__
         if isinstance(data := getattr(self.trainer, "datamodule", None), ImageDataModule):
             checkpoint["data"] = data.describe()
-        if self.val_acc is not None:
+        if self.val_acc is not None and self.val_step == self.global_step:
             checkpoint["val_acc"] = self.val_acc
 
 

@@ -32,28 +32,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class Confusion(pl.Callback):
-    """Draws the confusion matrix, accuracies, the pairs confused most, calibration and precision-recall curves.
+class EvaluationWriter(pl.Callback):
+    """Writes what `test` or `validate` predicted: `test_predictions.csv` and `test_calibration.json`, or `val_...`.
 
-    The figures are `val_confusion/...` and `test_confusion/...` in TensorBoard, and PNG files beside the logs. After
-    `test` and `validate` the numbers are there, too: `test_predictions.csv` and `test_calibration.json`, or `val_...`.
-    The weights of a run are the same without it; nothing is drawn in a `fast_dev_run`.
-
-    Args:
-        every_n_epochs: draw after the validation of every so many epochs; ten times a run if not given. Always after
-            the last validation of a fit, and after `validate` and `test`.
-
-    Raises:
-        ConfigurationError: for a number below 1.
+    Every run has it, also one that draws nothing: reports and McNemar's test need the predictions.
     """
 
-    every_n_epochs: int | None = None
-    run_dir: Path | None = field(default=None, init=False)
+    run_dir: Path | None = None
 
-    def __post_init__(self) -> None:
-        n = self.every_n_epochs
-        require("Confusion", n is None or n >= 1, "every_n_epochs", n, "1 or more")
+    def __init__(self) -> None:
         self._collector = OutputCollector()
         self._step = 0  # of the validation that was collected
 
@@ -62,7 +49,7 @@ class Confusion(pl.Callback):
         self._collector.reset()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drops the outputs of a validation that was not drawn."""
+        """Drops the outputs of a validation that was not shown."""
         self._collector.reset()
         self._step = trainer.global_step
 
@@ -78,25 +65,31 @@ class Confusion(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collects the logits that the module returns, outside the sanity check."""
-        if not (trainer.sanity_checking or trainer.fast_dev_run):  # type: ignore[attr-defined]  # of Lightning
+        is_trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]  # of Lightning
+        if self._follows(trainer) and not is_trial:
             self._collector.update(outputs, batch[1])
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the images of the evaluation where a figure is due."""
-        if self._collector and is_due(trainer, self.every_n_epochs):
+        """Writes, and draws where a figure is due."""
+        if self._collector and self._is_due(trainer):
             self._report(trainer, pl_module)
 
     on_test_end = on_validation_end
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the last validation of a run that ended earlier than planned."""
-        if self._collector:
-            self._report(trainer, pl_module)
+    def _follows(self, trainer: pl.Trainer) -> bool:
+        """Returns whether the outputs of an evaluation are collected."""
+        return trainer.state.fn != "fit"
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return True
+
+    def _draw(self, trainer: pl.Trainer, evaluated: Evaluated, folder: Path | None, stage: str) -> None:
+        """Draws nothing."""
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Gathers the outputs of all ranks, which all call it; the first one draws."""
+        """Gathers the outputs of all ranks, which all call it; the first one draws and writes."""
         folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
         if not trainer.is_global_zero or (folder is None and not has_tensorboard(trainer)):
             return
@@ -104,15 +97,54 @@ class Confusion(pl.Callback):
         stage = "test" if trainer.testing else "val"
         num_lost = int((~outputs.probabilities.isfinite()).any(dim=1).sum())
         if num_lost:
-            text = "Confusion: %d of %d %s images have logits that are not finite, nothing is drawn"
-            logger.warning(text, num_lost, len(outputs.labels), stage)
+            text = "%s: %d of %d %s images have logits that are not finite, nothing is drawn"
+            logger.warning(text, type(self).__name__, num_lost, len(outputs.labels), stage)
             return
         evaluated = Evaluated(outputs, module.class_names)
+        self._draw(trainer, evaluated, folder, stage)
+        if folder is not None and trainer.state.fn != "fit":
+            evaluated.write(folder, stage)
+
+
+@dataclass(eq=False)
+class Confusion(EvaluationWriter):
+    """Draws the confusion matrix, accuracies, the pairs confused most, calibration and precision-recall curves.
+
+    The figures are `val_confusion/...` and `test_confusion/...` in TensorBoard, and PNG files beside the logs. After
+    `test` and `validate` the numbers are there, too, see `EvaluationWriter`. The weights of a run are the same without
+    it; nothing is drawn in a `fast_dev_run`.
+
+    Args:
+        every_n_epochs: draw after the validation of every so many epochs; ten times a run if not given. Always after
+            the last validation of a fit, and after `validate` and `test`.
+
+    Raises:
+        ConfigurationError: for a number below 1.
+    """
+
+    every_n_epochs: int | None = None
+    run_dir: Path | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        n = self.every_n_epochs
+        require("Confusion", n is None or n >= 1, "every_n_epochs", n, "1 or more")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the last validation of a run that ended earlier than planned."""
+        if self._collector:
+            self._report(trainer, pl_module)
+
+    def _follows(self, trainer: pl.Trainer) -> bool:
+        return True
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return is_due(trainer, self.every_n_epochs)
+
+    def _draw(self, trainer: pl.Trainer, evaluated: Evaluated, folder: Path | None, stage: str) -> None:
         for name, draw in evaluated.figures().items():
             with garbage_collected():
                 publish(trainer, folder, f"{stage}_confusion/{name}", draw(), self._step)
-        if folder is not None and trainer.state.fn != "fit":
-            evaluated.write(folder, stage)
 
 
 class Evaluated:

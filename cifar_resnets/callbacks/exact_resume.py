@@ -76,7 +76,7 @@ class Continuation(pl.Callback):
                 if run_dir is not None and callback.dirpath is not None:
                     _relocate_checkpoints(state, str(callback.dirpath), callback.mode)
         state = self._state = checkpoint[KEY]
-        pl_module.val_acc = checkpoint.get("val_acc")
+        pl_module.val_acc, pl_module.val_step = checkpoint.get("val_acc"), checkpoint["global_step"]
         pl_module.step_rates = dict(state["rates"])
         pl_module.train_metrics.load_states(state["training"], trainer.global_rank, trainer.world_size)
         _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")

@@ -26,17 +26,28 @@ class PerClassReport(pl.Callback):
         assert isinstance(pl_module, ImageClassifier)
         stage, network = "test" if trainer.testing else "val", pl_module.hparams["network"]
         figures = pl_module.evaluations[stage].to_dict(pl_module.class_names)
-        report = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network, **figures}
+        known = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network}
+        report = {**known, "complete": is_complete(trainer), **figures}
         (self.run_dir / f"{stage}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
 
     on_test_end = on_validation_end
 
 
+def is_complete(trainer: pl.Trainer) -> bool:
+    """Returns whether a test or validation sees all images, which `limit_test_batches` can prevent."""
+    loaders, numbers = trainer.val_dataloaders, trainer.num_val_batches
+    if trainer.testing:
+        loaders, numbers = trainer.test_dataloaders, trainer.num_test_batches
+    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    return all(number >= len(each) for each, number in zip(loaders, numbers, strict=True) if hasattr(each, "__len__"))
+
+
 def class_table(report: dict[str, Any]) -> Table:
     """Builds the table of the console."""
     title = {"test": "Test images", "val": "Validation images"}[report["stage"]]
-    table = Table(title=title, title_justify="left")
+    part = "" if report.get("complete", True) else f", only {report['images']:,} of them"
+    table = Table(title=title + part, title_justify="left")
     table.add_column("class", overflow="fold")
     for heading in ("accuracy", "95 % interval", "correct", "images"):
         table.add_column(heading, justify="right")

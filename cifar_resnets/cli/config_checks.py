@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+from cifar_resnets.cli.callback_checks import check_best, check_callbacks
 from cifar_resnets.errors import ConfigurationError, local_path
 from cifar_resnets.support.bounded_yaml import BoundedLoader
 from cifar_resnets.support.signature import parameters_of
@@ -132,6 +133,8 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         for name, parameter in parameters_of(cls).items():
             if name in given and given[name] is None and _is_never_null(parameter):
                 raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
+    check_callbacks(_classes(_value(values, "trainer.callbacks"), "trainer.callbacks"))
+    check_best(values.get("checkpoint") or {})
     if command == "fit" and _value(values, "model.schedule.init_args.lr_min") == "found":
         has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
         if not (has_finder or _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")):

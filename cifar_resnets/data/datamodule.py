@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.loaders import EvalLoader, TrainLoader
+from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
 from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import ConfigurationError, DataError, require
 from cifar_resnets.support.signature import parameters_of
@@ -100,6 +101,26 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Only a source that has validation images of its own is asked for `val`, see `ImageFolder`.
         """
 
+    def count_images(self, split: Split, enough: int) -> int | None:
+        """Counts the images of the classes in use without decoding any; None if the source cannot.
+
+        Args:
+            split: of the source.
+            enough: number at which the source may stop to count.
+        """
+        return None
+
+    def check_batch_size(self) -> None:
+        """Raises ConfigurationError if the batch is larger than the training set, before any image is decoded."""
+        drawn = self._drawn_fraction
+        enough = math.ceil((self.batch_size + len(self.class_names) + 1) / (1 - drawn))
+        count = self.count_images("train", enough)
+        if count is not None and count < enough:
+            num_val = max(round(drawn * count), len(self.class_names)) if drawn else 0
+            check_batch_size(self.batch_size, max(count - num_val, 1))
+        if self.num_train is not None:
+            check_batch_size(self.batch_size, self.num_train)
+
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in use, in the order of the labels in the batches."""
@@ -165,13 +186,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return f"{train:,} training and {val:,} validation images of {height}x{width} pixels in {classes} classes"
 
     def train_dataloader(self) -> TrainLoader:
-        """Returns a loader of augmented training images."""
+        """Returns a loader of augmented training images; with `trainer.overfit_batches`, the same in each epoch."""
         return TrainLoader(
             *self._on_device("train"),
             batch_size=self.batch_size,
             augmentation=self.augment or Augmentation(crop_padding=0, flip=False),
             seed=self.seed,
             num_classes=len(self.class_names),
+            repeats=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # of Lightning
             **self._shared,
         )
 

@@ -31,6 +31,10 @@ class Digits(ImageDataModule):
         """Returns the ten digits."""
         return [str(digit) for digit in range(10)]
 
+    def count_images(self, split: Split, enough: int) -> int:
+        """See `ImageDataModule.count_images`."""
+        return len(self._chosen(split)[1])
+
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split; see `ImageDataModule.load`."""
         from sklearn.datasets import load_digits  # imports for a second, which other sources do not need

@@ -70,6 +70,17 @@ class ImageFolder(ImageDataModule):
         """Returns the sorted names of the class folders in `train`, or in `test` if there is no `train`."""
         return class_folders(self._root / self._splits()[0])
 
+    def count_images(self, split: Split, enough: int) -> int | None:
+        """See `ImageDataModule.count_images`."""
+        if not os.path.isdir(self._root / split):
+            return None  # `prepare_data` says what is missing
+        count = 0
+        for name in self.class_names:
+            count += sum(map(len, scan(self._root / split, [name])[0].values()))
+            if count >= enough:
+                break
+        return count
+
     def prepare_data(self) -> None:
         """Checks the folders, and decodes all images that are not in the cache.
 

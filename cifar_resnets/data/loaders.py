@@ -43,11 +43,12 @@ class EpochSampler:
     augmentation: Augmentation
     seed: int
     device: torch.device = CPU
+    repeats: bool = False
     epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration."""
-        self.epoch = epoch
+        """Sets the epoch of the next iteration; a sampler that `repeats` stays in the first one."""
+        self.epoch = 0 if self.repeats else epoch
 
     def generator(self, *keys: int) -> torch.Generator:
         """Returns a generator for this epoch and the given keys, independent of all others."""
@@ -88,6 +89,7 @@ class TrainLoader:
         augmentation: applied to each image.
         seed: of the order and the augmentation.
         num_classes: for mixup and CutMix, whose labels are probabilities (n, num_classes).
+        repeats: whether each epoch has the batches of the first one.
         rank: of this process.
         world_size: number of ranks.
 
@@ -106,17 +108,18 @@ class TrainLoader:
         augmentation: Augmentation,
         seed: int,
         num_classes: int,
+        repeats: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size > len(images):
-            raise ConfigurationError(f"data.batch_size: {batch_size} is more than the {len(images)} training images")
+        check_batch_size(batch_size, len(images))
         if batch_size % world_size:
             raise ConfigurationError(f"data.batch_size: {batch_size} cannot be divided by {world_size} ranks")
         self.size = (images.shape[1], images.shape[2])
         # drawn on the GPU, the numbers need no copy that it has to wait for; other accelerators have no float64
         on_gpu = images.device.type == "cuda"
-        self.sampler = EpochSampler(len(images), self.size, augmentation, seed, images.device if on_gpu else CPU)
+        device = images.device if on_gpu else CPU
+        self.sampler = EpochSampler(len(images), self.size, augmentation, seed, device, repeats)
         self._augment = Compiled(augment) if on_gpu else _augment_in_steps
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._augmentation = augmentation
@@ -165,6 +168,14 @@ class TrainLoader:
             torch.default_generator.manual_seed(self.sampler.generator(step, self.rank).initial_seed())
             images, labels = self._mix(*batch)
         return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def check_batch_size(batch_size: int, num_images: int) -> None:
+    """Raises ConfigurationError, with a power of two that fits, if a batch is larger than the training set."""
+    if batch_size > num_images:
+        fits = 1 << max(num_images.bit_length() - 1, 0)
+        what = f"{batch_size} is more than the {num_images} training images"
+        raise ConfigurationError(f"data.batch_size: {what}, give --data.batch_size {fits}")
 
 
 def _augment_in_steps(

@@ -23,6 +23,8 @@ State = Mapping[str, Tensor]
 
 # Keys under which trainers save the state dict, beside the epoch, the accuracy and the optimizer.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+# Keys of averaged weights beside them, which are the ones that trainers evaluate; timm reads them, too.
+AVERAGED = ("state_dict_ema", "model_ema")
 # Prefixes that DataParallel, torch.compile and other trainers' modules add to every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CLASSIFIERS = ("linear", "classifier", "fc")
@@ -43,9 +45,10 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     """Loads all weights and statistics of a network from a file, or none of them if they do not fit.
 
     The file is a checkpoint of this project, a state dict, or a dict with one under `state_dict`,
-    `model_state_dict`, `model` or `net`. A prefix that all names share (`module.`, `_orig_mod.`, `model.`, `net.`)
-    is removed. A name that the network does not have is replaced by its common synonym if the network has that:
-    `linear`, `classifier` or `fc` for the classifier, `shortcut` for `downsample` and the reverse.
+    `model_state_dict`, `model` or `net`; averaged weights beside it, under `state_dict_ema` or `model_ema`, are taken
+    in its place. A prefix that all names share (`module.`, `_orig_mod.`, `model.`, `net.`) is removed. A name that the
+    network does not have is replaced by its common synonym if the network has that: `linear`, `classifier` or `fc` for
+    the classifier, `shortcut` for `downsample` and the reverse.
 
     Args:
         module: The network, or a module that holds it as `network`. Precision, device and memory format are kept.
@@ -130,12 +133,14 @@ def _states(content: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """Yields the innermost state dicts of nested dicts; a dict around one may hold tensors, too, such as an EMA."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content) or depth > DEEPEST:
         return
-    inner = [state for key in CONTAINERS for state in _states(content.get(key), depth + 1)]
+    inner = [state for key in AVERAGED for state in _states(content.get(key), depth + 1)]
+    inner = inner or [state for key in CONTAINERS for state in _states(content.get(key), depth + 1)]
     has_tensors = any(isinstance(value, Tensor) for value in content.values())
     yield from inner or ([content] if has_tensors else [])
 
 
 def _strip_prefixes(state: Mapping[str, Any], own: State) -> Mapping[str, Any]:
+    state = {name: value for name, value in state.items() if name != "n_averaged"}  # of torch's AveragedModel
     while not own.keys() & state.keys():
         # a checkpoint of this project may also hold the state of metrics
         ours = [name for name in state if name.startswith("network.")]

@@ -33,13 +33,14 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The contents of `test.json` or `val.json`; losses in nats."""
+    """The contents of `test.json` or `val.json`; losses in nats; not complete with `trainer.limit_test_batches`."""
 
     checkpoint: str
     total: Proportion
     classes: list[Proportion]
     loss: float | None
     top5: float | None
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def read_evaluation(path: Path) -> Evaluation:
     total = _proportion({**data, "name": "all"})
     loss, top5 = (None if data[key] is None else float(data[key]) for key in ("loss", "top5"))
     checkpoint = str(data["checkpoint"])  # "None" where the weights of the last step were tested
-    return Evaluation("" if checkpoint == "None" else checkpoint, total, classes, loss, top5)
+    complete = data.get("complete") is not False  # version 0.1.0 does not say
+    return Evaluation("" if checkpoint == "None" else checkpoint, total, classes, loss, top5, complete)
 
 
 def _proportion(row: Mapping[str, Any]) -> Proportion:

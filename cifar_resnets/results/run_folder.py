@@ -89,6 +89,11 @@ def read_run(folder: Path, label: str) -> Run:
     there = {path.name for path in folder.iterdir()}
     stage: Stage = "val" if "val.json" in there and not {"test.json", "test_predictions.csv"} & there else "test"
     evaluations = {name: files.read(f"{name}.json", read_evaluation) for name in ("test", "val")}
+    files.notes += [
+        f"{name}.json is about {found.total.images:,} images, not all, by trainer.limit_{name}_batches"
+        for name, found in evaluations.items()
+        if found and not found.complete
+    ]
     run = Run(
         folder,
         label,

@@ -122,6 +122,8 @@ def _problem(run: TrainedRun, result: Evaluation | None) -> str:
         return "; ".join(run.notes)
     if result is not None and result.total.accuracy is None:
         return "test.json is about no images"
+    if result is not None and not result.complete:
+        return f"test.json is about {result.total.images:,} images, not all, by trainer.limit_test_batches"
     if result is not None and _modified(run.folder / "test.json") >= run.started:
         return ""
     newest = time.localtime(max(map(_modified, run.folder.iterdir())))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from cifar_resnets.errors import OutputError
+from cifar_resnets.errors import ConfigurationError, OutputError
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"  # folder below that of the run
@@ -63,6 +63,25 @@ def lock_run_dir(run_dir: Path, seconds: float = 0.0) -> int | None:
                 return None
             time.sleep(0.2)
     return descriptor
+
+
+def claim_checkpoints(folder: Path, key: str) -> None:
+    """Keeps a folder that the user gave for a new run's checkpoints from all other runs, until this process ends.
+
+    Args:
+        folder: of the checkpoints; made if it does not exist and can be made.
+        key: of the command line that sets the folder, for the error.
+
+    Raises:
+        ConfigurationError: when it holds checkpoints, or another run that goes on writes to it.
+    """
+    with contextlib.suppress(OSError):  # what cannot be written is reported before the first step
+        folder.mkdir(parents=True, exist_ok=True)
+    problem = next((f"it holds {path.name} of another run" for path in sorted(folder.glob("*.ckpt"))), None)
+    if problem is None and folder.is_dir() and lock_run_dir(folder) is None:
+        problem = "another run is writing to it"
+    if problem is not None:
+        raise ConfigurationError(f"{key}: {folder} is not allowed, {problem}: give another folder, or leave it out")
 
 
 def _number(path: Path) -> int:

@@ -26,6 +26,18 @@ def run_length(trainer: pl.Trainer) -> tuple[int, int]:
     return total, max(1, math.ceil(steps)) if math.isfinite(steps) else total
 
 
+def batch_weight(trainer: pl.Trainer, batch_idx: int) -> float:
+    """Returns the factor of a batch's loss with which each accumulated gradient is the mean over its batches.
+
+    Lightning divides the loss by `accumulate_grad_batches`, also in the last, smaller group of an epoch.
+    """
+    size, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    if size == 1 or not math.isfinite(batches):
+        return 1.0
+    rest = int(batches) % size
+    return size / rest if batch_idx >= batches - rest else 1.0
+
+
 def _num_train_batches(trainer: pl.Trainer) -> float:
     """Returns the number of batches per epoch; infinity for loaders of unknown length."""
     data = getattr(trainer, "datamodule", None)

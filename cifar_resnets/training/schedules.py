@@ -41,6 +41,9 @@ class Schedule(ABC):
             ConfigurationError: when the schedule does not fit the run or the optimizer.
         """
 
+    def check_length(self, epochs: float) -> None:  # noqa: B027  a schedule of fractions fits any run
+        """Raises ConfigurationError if a run of so many epochs is too short for the schedule."""
+
     def set_peak_momentum(self, optimizer: Optimizer) -> None:  # noqa: B027  most schedules do not change it
         """Sets an optimizer's momentum to that at the base or peak rate, if the schedule changes the momentum."""
 
@@ -63,6 +66,11 @@ class Schedule(ABC):
             return known[class_path](**config.get("init_args", {}))
         except TypeError as error:
             raise ConfigurationError(f"model.schedule: {error}") from error
+
+
+def _require_within(name: str, value: float, epochs: float) -> None:
+    remedy = f"--model.schedule.{name} below {epochs:g}, the epochs of the run, or a higher --trainer.max_epochs"
+    _require(value < epochs, name, f"{value:g}", remedy)
 
 
 def _path(cls: type) -> str:
@@ -111,10 +119,15 @@ class OneCycle(Schedule):
         for name in ("base_momentum", "max_momentum"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
 
+    def check_length(self, epochs: float) -> None:
+        """See `Schedule.check_length`."""
+        _require_within("peak_epoch", self.peak_epoch or 0.0, epochs)
+
     def build(
         self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
     ) -> LRScheduler:
         """See `Schedule.build`."""
+        self.check_length(total_steps / steps_per_epoch)
         cycle_momentum = self.cycle_momentum
         if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
             raise ConfigurationError(
@@ -152,8 +165,6 @@ class OneCycle(Schedule):
         rising = self.peak_fraction * total_steps
         if self.peak_epoch is not None:
             rising = self.peak_epoch * steps_per_epoch
-            epochs = total_steps / steps_per_epoch
-            _require(rising < total_steps, "peak_epoch", self.peak_epoch, f"less than the run's {epochs:g} epochs")
         # Whole steps, or the peak would lie between two of them and never be reached. At least two, because torch
         # divides by their number less one; none in a run of up to two steps, in which none would be left for the fall.
         return max(round(rising), 2) / total_steps if total_steps > 2 else 0.0
@@ -178,13 +189,16 @@ class _Factor(Schedule):
         _require(0 < self.warmup_factor <= 1, "warmup_factor", self.warmup_factor, "a number above 0, at most 1")
         _require(self.warmup_shape in ("linear", "constant"), "warmup_shape", self.warmup_shape, "linear or constant")
 
+    def check_length(self, epochs: float) -> None:
+        """See `Schedule.check_length`."""
+        _require_within("warmup_epochs", self.warmup_epochs, epochs)
+
     def build(
         self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int, lr: float | None = None
     ) -> LRScheduler:
         """See `Schedule.build`."""
+        self.check_length(total_steps / steps_per_epoch)
         warmup = self.warmup_epochs * steps_per_epoch
-        epochs = total_steps / steps_per_epoch
-        _require(warmup < total_steps, "warmup_epochs", self.warmup_epochs, f"less than the run's {epochs:g} epochs")
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps, warmup))
 
     def factor(self, step: int, total_steps: int, warmup_steps: float) -> float:

@@ -84,7 +84,7 @@ def test_without_a_validation(tmp_path: Path) -> None:
 
 
 def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
-    stopping = "{class_path: EarlyStopping, init_args: {monitor: train/loss, patience: 1, mode: max}}"
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: train/loss, patience: 1, min_delta: 99}}"
     text = recipe(f"{{max_epochs: 9, callbacks: [{stopping}]}}", TINY)
     # the epoch after which the run is to stop: a resumed run does not train one more
     assert killed_and_resumed(tmp_path, text, "on_train_epoch_end", 2) == []

@@ -40,3 +40,9 @@ def test_names_do_not_steer_the_terminal() -> None:
     lines = shown(["\x1b[31mcat\u2028\x85", "dog"], [[1, 0], [0, 1]])
     assert any(r"\x1b[31mcat\u2028\x85" in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_part_of_the_images_is_said_to_be_one() -> None:
+    report = {"stage": "test", **Evaluation(0.5, torch.tensor([[8, 2], [0, 10]]), None).to_dict(["cat", "dog"])}
+    assert class_table({**report, "complete": True}).title == "Test images"
+    assert class_table({**report, "complete": False}).title == "Test images, only 20 of them"

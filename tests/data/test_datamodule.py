@@ -2,6 +2,7 @@ import importlib
 import io
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -317,3 +318,41 @@ def test_a_batch_larger_than_the_training_images_is_refused():
 def test_a_source_must_say_what_its_classes_and_images_are():
     with pytest.raises(TypeError, match="abstract.*load.*source_classes"):
         ImageDataModule()
+
+
+@pytest.mark.parametrize(("overfit", "is_equal"), [(1, True), (0.5, True), (0, False)])
+def test_overfitting_is_done_on_the_same_batches_in_each_epoch(overfit, is_equal):
+    module = ready(batch_size=8)
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, overfit_batches=overfit)
+    loader = module.train_dataloader()
+    batches = []
+    for epoch in (0, 3):
+        loader.sampler.set_epoch(epoch)
+        batches.append(next(iter(loader)))
+    assert torch.equal(batches[0][0], batches[1][0]) == torch.equal(batches[0][1], batches[1][1]) == is_equal
+
+
+def counting(num, **changes):
+    class Counting(Synthetic):
+        def count_images(self, split, enough):
+            return num
+
+    return Counting(**changes)
+
+
+@pytest.mark.parametrize(
+    ("num", "changes", "most"),
+    [
+        (100, {"val_fraction": 0.1}, 90),
+        (100, {"val_fraction": 0}, 100),
+        (100, {"val_fraction": 0.5, "num_train": 30}, 30),
+        (10, {"val_fraction": 0.1}, 6),  # four classes, an image of each to validate on
+        (None, {"num_train": 30}, 30),
+    ],
+)
+def test_a_batch_larger_than_the_training_images_is_refused_before_they_are_read(num, changes, most):
+    counting(num, batch_size=most, **changes).check_batch_size()
+    module = counting(num, batch_size=most + 1, **changes)
+    with pytest.raises(ConfigurationError, match=f"{most + 1} is more than the {most} training images, give --data"):
+        module.check_batch_size()
+    assert module.read == []

@@ -225,6 +225,14 @@ def test_the_last_incomplete_batch_is_left_out_and_no_image_comes_twice(batch_si
     assert len(set(torch.cat(labels).tolist())) == num_batches * batch_size
 
 
+def test_a_loader_that_repeats_has_the_same_batches_in_each_epoch():
+    changing = Augmentation(crop_padding=2, cutout_size=3, alternating_flip=True, mixup_alpha=0.5)
+    loader, plain = train_loader(changing, repeats=True), train_loader(changing)
+    assert equal(at_epoch(loader, 5), at_epoch(loader, 0))
+    assert equal(at_epoch(loader, 5), at_epoch(plain, 0))
+    assert not equal(at_epoch(plain, 5), at_epoch(plain, 0))
+
+
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ConfigurationError, match="batch_size: 38 is more than the 37 training images"):
         train_loader(batch_size=38)

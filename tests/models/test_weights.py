@@ -244,6 +244,16 @@ def test_torchvisions_resnet18_in_timms(tmp_path):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_preferred_as_in_timm(public, network, tmp_path, key):
+    other = {name: torch.zeros_like(value) for name, value in public.state_dict().items()}
+    averaged = prefixed(public.state_dict(), "module.") | {"n_averaged": torch.tensor(7)}
+    load_weights(network, saved({"state_dict": other, key: averaged, "epoch": 3}, tmp_path / "a.pt"))
+    assert_same_outputs(network, public)
+    load_weights(network, saved({"state_dict": public.state_dict(), key: None}, tmp_path / "b.pt"))
+    assert_same_outputs(network, public)
+
+
 def test_an_accuracy_of_numpy_beside_the_weights(tmp_path):
     source, network = timm.create_model("cifar_resnet20"), timm.create_model("cifar_resnet20")
     load_weights(network, saved({"net": source.state_dict(), "acc": np.float64(93.1)}, tmp_path / "weights.pt"))

@@ -168,6 +168,15 @@ def test_a_run_of_which_nobody_knows_when_it_started_is_a_problem(tmp_path: Path
     assert "run.json" in read_trained(write_trained(tmp_path / "version_0", started=started)).problem
 
 
+def test_a_test_of_a_part_of_the_images_is_no_result(tmp_path: Path) -> None:
+    folder = write_trained(tmp_path / "version_0")
+    result = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({**result, "complete": True}))
+    assert read_trained(folder).problem == ""
+    (folder / "test.json").write_text(json.dumps({**result, "complete": False}))
+    assert read_trained(folder).problem == "test.json is about 1,000 images, not all, by trainer.limit_test_batches"
+
+
 def test_a_test_of_no_images(tmp_path: Path) -> None:
     folder = write_trained(tmp_path / "version_0")
     result = json.loads((folder / "test.json").read_text())

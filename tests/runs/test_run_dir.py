@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnets.errors import OutputError
-from cifar_resnets.runs.run_dir import claim_run_dir, lock_run_dir, run_dirs
+from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.runs.run_dir import claim_checkpoints, claim_run_dir, lock_run_dir, run_dirs
 
 
 def test_each_claim_is_a_new_folder_after_the_last(tmp_path: Path) -> None:
@@ -62,3 +62,17 @@ def test_a_folder_is_locked_once_and_left_without_a_trace(tmp_path: Path) -> Non
     assert again is not None
     os.close(again)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_checkpoints_is_claimed_by_one_run(tmp_path: Path) -> None:
+    claim_checkpoints(tmp_path / "new/deep", "checkpoint.dirpath")
+    assert list((tmp_path / "new/deep").iterdir()) == []
+    with pytest.raises(ConfigurationError, match="^checkpoint.dirpath: .*deep is not allowed, another run is writing"):
+        claim_checkpoints(tmp_path / "new/deep", "checkpoint.dirpath")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/notes.txt").touch()
+    claim_checkpoints(tmp_path / "old", "last_checkpoint.dirpath")
+    (tmp_path / "old/best.ckpt").touch()
+    with pytest.raises(ConfigurationError, match="old is not allowed, it holds best.ckpt of another run: give another"):
+        claim_checkpoints(tmp_path / "old", "checkpoint.dirpath")
+    claim_checkpoints(tmp_path / "old/notes.txt", "checkpoint.dirpath")  # reported before the first step

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.training.run_length import run_length
+from cifar_resnets.training.run_length import batch_weight, run_length
 
 IMAGES, BATCH = 100, 8  # of 112, a part validates: 12 full batches
 BATCHES = IMAGES // BATCH
@@ -94,3 +94,20 @@ def test_a_schedule_has_a_step_at_least(data: Grey, epochs: int) -> None:
 def test_a_run_without_an_end_is_refused(data: Grey, epochs: int | None) -> None:
     with pytest.raises(ConfigurationError, match=r"trainer: give max_epochs or max_steps"):
         run_length(trainer(data, max_epochs=epochs))
+
+
+@pytest.mark.parametrize("limit", [None, 5, 7])
+@pytest.mark.parametrize("size", [1, 3, 5, 50])
+def test_the_batches_of_each_step_have_weights_whose_mean_is_one(data: Grey, limit: int | None, size: int) -> None:
+    run = trainer(data, max_epochs=1, limit_train_batches=limit, accumulate_grad_batches=size)
+    batches = limit or BATCHES
+    run.fit_loop.max_batches = batches
+    weights = [batch_weight(run, batch) for batch in range(batches)]
+    for first in range(0, batches, size):  # Lightning divides each loss by the size
+        assert sum(weights[first : first + size]) / size == pytest.approx(1)
+
+
+def test_batches_of_unknown_number_have_equal_weights(data: Grey) -> None:
+    run = trainer(data, max_epochs=1, accumulate_grad_batches=3)
+    run.fit_loop.max_batches = math.inf
+    assert {batch_weight(run, batch) for batch in range(5)} == {1.0}

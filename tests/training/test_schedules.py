@@ -390,7 +390,10 @@ def test_a_value_out_of_range_is_refused(schedule, name, value):
     ],
 )
 def test_a_peak_or_a_warm_up_that_does_not_end_within_the_run_is_refused(schedule, name):
-    with pytest.raises(ConfigurationError, match=rf"{name}: \d.* less than the run's 4 epochs"):
+    line = (
+        rf"{name}: \d.* give --model.schedule.{name} below 4, the epochs of the run, or a higher --trainer.max_epochs"
+    )
+    with pytest.raises(ConfigurationError, match=line):
         schedule.build(optimizer(), 40, 10)
     schedule.build(optimizer(), 100, 10)
 
