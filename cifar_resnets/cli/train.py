@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar  # noqa: F401
 import cifar_resnets.data.digits  # noqa: F401
 import cifar_resnets.data.image_folder  # noqa: F401
+from cifar_resnets.callbacks.exact_resume import OnChangedData
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.callbacks.report_writer import ReportWriter
@@ -51,6 +52,7 @@ NAME = "folder of the run below default_root_dir; the network's name if not give
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
+ON_CHANGED_DATA = "whether to `refuse` or `accept` to resume a run on other images than those of its checkpoint"
 TESTED = {"test": "test/acc", "test by model.tta": "test/acc_tta"}
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
@@ -112,6 +114,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
         parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
+        parser.add_argument("--on_changed_data", type=OnChangedData, default="refuse", help=ON_CHANGED_DATA)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed_of)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 

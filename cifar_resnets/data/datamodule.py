@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader
 from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import DataError, require
@@ -103,8 +104,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             return source
         unknown = [name for name in self.classes if name not in source]
         _require(not unknown, "classes", unknown, f"some of {', '.join(source)}")
-        _require(len(set(self.classes)) == len(self.classes) >= 2, "classes", self.classes, "two or more, each once")
+        few, allowed = (2, "two or more") if self.network_classes is None else (1, "one or more")
+        _require(len(set(self.classes)) == len(self.classes) >= few, "classes", self.classes, f"{allowed}, each once")
         return list(self.classes)
+
+    @functools.cached_property
+    def digests(self) -> dict[str, dict[str, int | str]]:
+        """Digests of the training and the validation images, for `data.digests.changed_images`."""
+        return {name: digest(*self._set(name)) for name in NAMES}
 
     @property
     def image_shape(self) -> tuple[int, int]:
