@@ -28,6 +28,7 @@ from cifar_resnets.callbacks.report_writer import ReportWriter
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.cli.checkpoint_args import check_fits, given_checkpoint, load_recipe, on_top_of, read_evaluable
+from cifar_resnets.cli.class_names import network_classes
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
@@ -116,7 +117,6 @@ class CLI(LightningCLI):
         parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
         parser.add_argument("--on_changed_data", type=OnChangedData, default="refuse", help=ON_CHANGED_DATA)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed_of)
-        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
@@ -168,6 +168,16 @@ class CLI(LightningCLI):
         """Sets the path of the checkpoint on all ranks."""
         if self._resumes:
             self.config_init.fit.ckpt_path = resume.agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
+
+    def instantiate_classes(self) -> None:
+        """Instantiates the data first: they, or the checkpoint, name the classes of the network."""
+        command = str(self.subcommand)
+        config, parser = self.config[command], self._parser(command)
+        alone = Namespace(data=config.data)  # type: ignore[no-untyped-call]  # of jsonargparse
+        data, given = parser.instantiate(alone, instantiate_groups=False).data, config.model.class_names
+        config.model.class_names = network_classes(command, data, given, self.start.content)
+        super().instantiate_classes()
+        config.model.class_names, self.datamodule = given, data  # as given, for config.yaml
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""

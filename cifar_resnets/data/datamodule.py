@@ -86,6 +86,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.mean = mean
         self.std = std
         self.seed = seed
+        self.network_classes: list[str] | None = None  # of a network that is evaluated: its labels are in their order
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
@@ -218,9 +219,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Reads a split, and selects and relabels the images of the chosen classes."""
         images, labels = self.load(split)
         names, source = self.class_names, list(self.source_classes())
-        if names != source:
+        order = self.network_classes or names
+        if not names == source == order:
             new_label = np.full(len(source), -1)
-            new_label[[source.index(name) for name in names]] = np.arange(len(names))
+            new_label[[source.index(name) for name in names]] = [order.index(name) for name in names]
             labels = new_label[labels]
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(images):

@@ -51,8 +51,8 @@ class ImageFolder(ImageDataModule):
         self._prepared: dict[str, tuple[Files, Images | None]] = {}
 
     def source_classes(self) -> Sequence[str]:
-        """Returns the sorted names of the class folders in `train`, or in `test` if there is no `train`."""
-        return class_folders(self._root / self._splits()[0])
+        """Returns the sorted names of the class folders in `train`, or in `test` if that alone is read."""
+        return class_folders(self._root / self._splits()[0], at_least=2 if self.network_classes is None else 1)
 
     def prepare_data(self) -> None:
         """Checks the folders, and decodes all images that are not in the cache.
@@ -94,7 +94,9 @@ class ImageFolder(ImageDataModule):
         return Path(os.path.abspath(os.path.expanduser(self.root)))
 
     def _splits(self) -> list[Split]:
-        """Returns the splits that exist, one or two."""
+        """Returns the splits that exist, one or two; `test` alone for a network that is evaluated on it."""
+        if self.network_classes is not None and os.path.isdir(self._root / "test"):
+            return ["test"]
         splits = [split for split in SPLITS if os.path.isdir(self._root / split)]
         if not splits:
             what = "has no folder train or test" if os.path.isdir(self._root) else "is no folder"
