@@ -54,7 +54,7 @@ class ImageClassifier(pl.LightningModule):
     (n, num_classes) after mixup. Everything is logged once an epoch, so that no step synchronises with the device.
 
     Args:
-        class_names: names of the classes, in the order of the labels; from the data source on the command line.
+        class_names: names of the classes, in the order of the labels; by default those of the checkpoint or the data.
         network: a name of timm's registry: `cifar_resnet20`, ..., or any of timm's own.
         network_args: more arguments of the network, for example `{shortcut: B}`.
         weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
@@ -83,7 +83,7 @@ class ImageClassifier(pl.LightningModule):
 
     def __init__(
         self,
-        class_names: Sequence[str],
+        class_names: Sequence[str | int] | None = None,
         network: str = "cifar_resnet20",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
@@ -101,6 +101,7 @@ class ImageClassifier(pl.LightningModule):
         fast: bool = False,
         tta: list[str] | None = None,
     ) -> None:
+        _require(bool(class_names), "class_names", class_names, "the names of the classes")
         _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
         _require(0 < lr < math.inf, "lr", lr, "a number above 0")
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
@@ -108,7 +109,7 @@ class ImageClassifier(pl.LightningModule):
         check_views(tta or ())
         if weights is not None and init:
             raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
-        class_names, init, tta = list(class_names), list(init or ()), list(tta or ())
+        class_names, init, tta = [*map(str, class_names)], list(init or ()), list(tta or ())
         network_args, optimizer_args = network_args or {}, optimizer_args or {}
         # a checkpoint's hyperparameters hold its configuration
         schedule = Schedule.from_config(schedule) if isinstance(schedule, Mapping) else schedule or Cosine()
@@ -280,8 +281,7 @@ class ImageClassifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer, with the schedule stepped after each of its steps."""
         optimizer = self.new_optimizer()
-        # a dry run is shorter than any warm-up
-        schedule = Constant() if getattr(self.trainer, "fast_dev_run", False) else self.schedule
+        schedule = Constant() if getattr(self.trainer, "fast_dev_run", False) else self.schedule  # too short for any
         scheduler = schedule.build(optimizer, *run_length(self.trainer), lr=self.hparams["lr"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

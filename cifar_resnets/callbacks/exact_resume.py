@@ -1,14 +1,27 @@
 """Makes a resumed run bit-identical to one without an interruption."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.runs.changed_settings import changed_settings, put_settings
+from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.data.digests import changed_images
+from cifar_resnets.errors import DataError
+from cifar_resnets.runs.changed_settings import (
+    OPTIMIZER,
+    Change,
+    changed_settings,
+    check_resumable,
+    data_settings,
+    model_settings,
+    put_settings,
+    trainer_settings,
+)
 from cifar_resnets.runs.checkpoint_file import KEY
 from cifar_resnets.runs.log_files import go_back, logged_so_far
 from cifar_resnets.runs.loop_state import enter, settle
@@ -16,23 +29,36 @@ from cifar_resnets.runs.optimizer_state import check_states
 from cifar_resnets.support.text import printable
 from cifar_resnets.training.run_length import run_length
 
+OnChangedData = Literal["refuse", "accept"]
+OLDER = (
+    "the checkpoint is of an older version, without seed, settings of the Trainer and digests of the images: "
+    "whether they have changed is not known, and images that were trained on may be validated on"
+)
+
 
 class Continuation(pl.Callback):
     """Adds to each checkpoint what Lightning leaves out, and restores it, so that a resumed run gives the same bits.
 
     A checkpoint then holds the sums of the current epoch's training figures, on each rank; the newest figures; the row
-    that is still to be logged; how much has been logged; and the configured settings, so that a setting that the user
-    changes overrides the checkpoint's.
+    that is still to be logged; how much has been logged; the configured settings, so that a setting that the user
+    changes overrides the checkpoint's; and digests of the images.
 
     Args:
         run_dir: folder of the run; logs are not changed without one.
         written: event files in that folder from before this process, see `runs.log_files.event_files`; None for a run
             in a new folder.
+        on_changed_data: whether a run is resumed on other images than those of its checkpoint (`accept`) or not.
     """
 
-    def __init__(self, run_dir: Path | None = None, written: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path | None = None,
+        written: dict[str, int] | None = None,
+        on_changed_data: OnChangedData = "refuse",
+    ) -> None:
         self.run_dir = run_dir
         self.written = written
+        self.on_changed_data = on_changed_data
         self._state: dict[str, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -49,6 +75,8 @@ class Continuation(pl.Callback):
             return
         assert isinstance(pl_module, ImageClassifier)
         place = settle(trainer, checkpoint["loops"]["fit_loop"])
+        total_steps, epoch_steps = run_length(trainer)
+        data = _data(trainer)
         checkpoint[KEY] = {
             "place": place,
             "should_stop": trainer.should_stop,
@@ -57,7 +85,10 @@ class Continuation(pl.Callback):
             "training": pl_module.train_metrics.states(),
             "rates": pl_module.step_rates,
             "configured": {name: pl_module.hparams_initial[name] for name in ("lr", "schedule")},
-            "total_steps": run_length(trainer)[0],
+            "settings": _more_settings(trainer),
+            "images": None if data is None else data.digests,
+            "total_steps": total_steps,
+            "epoch_steps": epoch_steps,
             "run_dir": None if self.run_dir is None else str(self.run_dir),
             "logged": logged_so_far(trainer, self.run_dir) if self.run_dir and trainer.is_global_zero else None,
         }
@@ -69,6 +100,9 @@ class Continuation(pl.Callback):
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         assert isinstance(pl_module, ImageClassifier)
+        changes = changed_settings(_settings_of(checkpoint), _settings(trainer, pl_module))
+        check_resumable(changes, within_epoch=checkpoint[KEY]["place"] != "epoch")
+        self._check_images(trainer, checkpoint[KEY])
         run_dir = trainer.strategy.broadcast(self.run_dir)  # of rank 0, the only one that knows it
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and (state := checkpoint["callbacks"].get(callback.state_key)):
@@ -80,8 +114,9 @@ class Continuation(pl.Callback):
         pl_module.step_rates = dict(state["rates"])
         pl_module.train_metrics.load_states(state["training"], trainer.global_rank, trainer.world_size)
         _print(trainer, f"going on after step {checkpoint['global_step']} of {run_length(trainer)[0]}")
-        if changes := _adopt_settings(trainer, pl_module, checkpoint):
-            _print(trainer, f"resumed with other settings: {', '.join(changes)}")
+        texts = [change.text for change in changes] + _adopt_settings(trainer, pl_module, checkpoint, changes)
+        if texts:
+            _print(trainer, f"resumed with other settings: {', '.join(texts)}")
         fresh: Any = pl_module.configure_optimizers()
         check_states(checkpoint, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
 
@@ -98,6 +133,17 @@ class Continuation(pl.Callback):
         if self._state is not None:
             _print(trainer, "nothing is left to train")
             self._restore_logs(trainer)
+
+    def _check_images(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        """Raises DataError if the images are not those of the checkpoint, unless the user accepts it."""
+        data, then = _data(trainer), state.get("images")
+        if "settings" not in state:
+            _print(trainer, OLDER)
+        elif data and then and (changed := changed_images(then, data.digests)):
+            if self.on_changed_data == "refuse":
+                remedy = "restore them, or give --on_changed_data accept"
+                raise DataError(f"--ckpt_path: {changed} since the checkpoint was written: {remedy}")
+            _print(trainer, f"{changed} since the checkpoint was written")
 
     def _restore_logs(self, trainer: pl.Trainer) -> None:
         state, self._state = self._state, None
@@ -146,21 +192,58 @@ def _relocate_checkpoints(state: dict[str, Any], folder: str, mode: str) -> None
         state |= {"best_model_score": None}
 
 
-def _adopt_settings(trainer: pl.Trainer, module: ImageClassifier, checkpoint: dict[str, Any]) -> list[str]:
+def _data(trainer: pl.Trainer) -> ImageDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def _more_settings(trainer: pl.Trainer) -> dict[str, bool | int | float | str | None]:
+    """Returns the settings that the checkpoint holds nowhere else."""
+    data = _data(trainer)
+    return {**trainer_settings(trainer), **({} if data is None else {"seed_everything": data.seed})}
+
+
+def _settings(trainer: pl.Trainer, module: ImageClassifier) -> dict[str, Any]:
+    """Returns the settings of this run by their dotted keys."""
+    data = _data(trainer)
+    described = None if data is None else data.describe()
+    return {**model_settings(module.hparams_initial), **data_settings(described), **_more_settings(trainer)}
+
+
+def _settings_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a checkpoint's run by their dotted keys; the rates as they were configured."""
+    state = checkpoint[KEY]
+    model = {**checkpoint["hyper_parameters"], **state["configured"]}
+    return {**model_settings(model), **data_settings(checkpoint.get("data")), **state.get("settings", {})}
+
+
+def _adopt_settings(
+    trainer: pl.Trainer, module: ImageClassifier, checkpoint: dict[str, Any], changes: Sequence[Change]
+) -> list[str]:
     """Restores the checkpoint's rates, found or given, and applies the settings that were changed since.
 
     Returns:
-        A text of each change, for the console.
+        A text of the length of the run, for the console, if it is another one.
     """
     hparams, state = checkpoint["hyper_parameters"], checkpoint[KEY]
-    then, now = {**hparams, **state["configured"]}, module.hparams_initial
-    changed = changed_settings(then, now, (state["total_steps"], run_length(trainer)[0]))
-    lr = now["lr"] if "lr" in changed else hparams["lr"]
+    names = {change.setting for change in changes}
+    lr = module.hparams_initial["lr"] if "model.lr" in names else hparams["lr"]
     module.set_rates(float(lr), hparams["schedule"]["init_args"].get("lr_min"))
-    if changed:
+    now, epoch_steps = run_length(trainer)
+    then = state["total_steps"]
+    if now != then or any(change.kind == OPTIMIZER for change in changes):
         fresh: Any = module.configure_optimizers()
-        put_settings(checkpoint, changed, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
-    return list(changed.values())
+        step = _schedule_step(trainer, checkpoint, epoch_steps)
+        put_settings(checkpoint, changes, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"], step)
+    return [f"the run's length {then} -> {now} steps"] if now != then else []
+
+
+def _schedule_step(trainer: pl.Trainer, checkpoint: dict[str, Any], epoch_steps: int) -> int:
+    """Returns the step of the schedule at a checkpoint: that after as many epochs, whose number of steps may differ."""
+    step: int = checkpoint["lr_schedulers"][0]["last_epoch"]
+    if run_length(trainer)[0] == trainer.max_steps:  # the run ends at a step, whatever an epoch is
+        return step
+    return step * epoch_steps // int(checkpoint[KEY].get("epoch_steps", epoch_steps))
 
 
 def _print(trainer: pl.Trainer, line: str) -> None:

@@ -46,7 +46,8 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Writes the file; Lightning calls this once, on rank 0, after the data were read."""
-        self._save()
+        if stage != "fit" or not (self.run_dir / self.config_filename).exists():
+            self._save()  # later for a run that is resumed: it may be refused
         if stage != "fit":
             self._show(trainer, pl_module, stage)
 

@@ -127,7 +127,7 @@ def callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | 
 
 def default_callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | None) -> list[pl.Callback]:
     """Builds the default callbacks in the order in which they are called."""
-    found: list[pl.Callback] = [EpochLines(), Continuation(run_dir, events)]
+    found: list[pl.Callback] = [EpochLines(), Continuation(run_dir, events, config.on_changed_data)]
     if run_dir is not None:
         found += [WritableFolders(run_dir), Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
         found += [] if config.explain is None else config.explain.callbacks(run_dir)

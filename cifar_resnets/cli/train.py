@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar  # noqa: F401
 import cifar_resnets.data.digits  # noqa: F401
 import cifar_resnets.data.image_folder  # noqa: F401
+from cifar_resnets.callbacks.exact_resume import OnChangedData
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.callbacks.report_writer import ReportWriter
@@ -36,6 +37,7 @@ from cifar_resnets.cli.checkpoint_args import (
     on_top_of,
     read_evaluable,
 )
+from cifar_resnets.cli.class_names import network_classes
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
@@ -63,6 +65,7 @@ EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
 MAX_SKIPPED = "steps in a row that may be skipped"
 PYTHON_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)  # which a user can have caused
+ON_CHANGED_DATA = "whether to `refuse` or `accept` to resume a run on other images than those of its checkpoint"
 TESTED = {"test": "test/acc", "test by model.tta": "test/acc_tta"}
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
@@ -124,8 +127,8 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
         parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
+        parser.add_argument("--on_changed_data", type=OnChangedData, default="refuse", help=ON_CHANGED_DATA)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed_of)
-        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
@@ -184,6 +187,16 @@ class CLI(LightningCLI):
         """Sets the path of the checkpoint on all ranks."""
         if self._resumes:
             self.config_init.fit.ckpt_path = resume.agreed_checkpoint(self.start.checkpoint, self.trainer.strategy)
+
+    def instantiate_classes(self) -> None:
+        """Instantiates the data first: they, or the checkpoint, name the classes of the network."""
+        command = str(self.subcommand)
+        config, parser = self.config[command], self._parser(command)
+        alone = Namespace(data=config.data)  # type: ignore[no-untyped-call]  # of jsonargparse
+        data, given = parser.instantiate(alone, instantiate_groups=False).data, config.model.class_names
+        config.model.class_names = network_classes(command, data, given, self.start.content)
+        super().instantiate_classes()
+        config.model.class_names, self.datamodule = given, data  # as given, for config.yaml
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""

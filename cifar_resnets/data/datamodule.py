@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
 from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import ConfigurationError, DataError, require
@@ -88,6 +89,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.mean = mean
         self.std = std
         self.seed = seed
+        self.network_classes: list[str] | None = None  # of a network that is evaluated: its labels are in their order
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
@@ -133,8 +135,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                 words = " or ".join(meant)
                 raise ConfigurationError(f'data.classes: YAML reads {words} as {name}, quote it: "{meant[0]}"')
         _require(not unknown, "classes", unknown, f"some of {', '.join(source)}")
-        _require(len(set(self.classes)) == len(self.classes) >= 2, "classes", self.classes, "two or more, each once")
+        few, allowed = (2, "two or more") if self.network_classes is None else (1, "one or more")
+        _require(len(set(self.classes)) == len(self.classes) >= few, "classes", self.classes, f"{allowed}, each once")
         return list(self.classes)
+
+    @functools.cached_property
+    def digests(self) -> dict[str, dict[str, int | str]]:
+        """Digests of the training and the validation images, for `data.digests.changed_images`."""
+        return {name: digest(*self._set(name)) for name in NAMES}
 
     @property
     def has_test_images(self) -> bool:
@@ -254,9 +262,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Reads a split, and selects and relabels the images of the chosen classes."""
         images, labels = self.load(split)
         names, source = self.class_names, list(self.source_classes())
-        if names != source:
+        order = self.network_classes or names
+        if not names == source == order:
             new_label = np.full(len(source), -1)
-            new_label[[source.index(name) for name in names]] = np.arange(len(names))
+            new_label[[source.index(name) for name in names]] = [order.index(name) for name in names]
             labels = new_label[labels]
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(images):

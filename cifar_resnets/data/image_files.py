@@ -64,15 +64,16 @@ class UnreadableImages(DataError):
         )
 
 
-def class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path, at_least: int = 2) -> list[str]:
     """Returns the sorted names of the class folders of a split.
 
     Raises:
-        DataError: when there are fewer than two, when two differ only in case or spaces, or when one is no UTF-8.
+        DataError: when there are fewer than `at_least`, or names that differ only in case or spaces, or are no UTF-8.
     """
     names = subfolders(folder)
-    if len(names) < 2:
-        raise DataError(f"{folder}: two or more class folders are needed, there are {len(names)}: {names}")
+    if len(names) < at_least:
+        needed = f"{'two' if at_least == 2 else 'one'} or more class folders are needed"
+        raise DataError(f"{folder}: {needed}, there are {len(names)}: {names}")
     if odd := [name for name in names if not _is_text(name)]:
         raise DataError(f"{folder}: class folders whose names are no UTF-8: {', '.join(map(ascii, odd))}")
     if twins := _twins(names):

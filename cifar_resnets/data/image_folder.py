@@ -67,8 +67,8 @@ class ImageFolder(ImageDataModule):
         return "test" in self._splits()
 
     def source_classes(self) -> Sequence[str]:
-        """Returns the sorted names of the class folders in `train`, or in `test` if there is no `train`."""
-        return class_folders(self._root / self._splits()[0])
+        """Returns the sorted names of the class folders in `train`, or in `test` if that alone is read."""
+        return class_folders(self._root / self._splits()[0], at_least=2 if self.network_classes is None else 1)
 
     def count_images(self, split: Split, enough: int) -> int | None:
         """See `ImageDataModule.count_images`."""
@@ -131,7 +131,9 @@ class ImageFolder(ImageDataModule):
         return sets
 
     def _splits(self) -> list[Split]:
-        """Returns the splits that exist and are used, `train` or `test` among them."""
+        """Returns the splits that exist and are used; `test` alone for a network that is evaluated on it."""
+        if self.network_classes is not None and os.path.isdir(self._root / "test"):
+            return ["test"]
         used = SPLITS if self.val_fraction else SPLITS[:2]
         splits = [split for split in used if os.path.isdir(self._root / split)]
         if not {"train", "test"} & {*splits}:

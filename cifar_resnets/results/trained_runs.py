@@ -19,7 +19,8 @@ from cifar_resnets.results.run_folder import Files, natural_order
 EVALUATIONS = ("validate", "test", "predict")  # subcommands that train nothing
 SECTIONS = ("seed_everything", "trainer", "model", "data", "name", "ckpt_path")  # the last one is near the end
 NOT_COMPARED = (
-    *("seed_everything", "name", "ckpt_path", "weights_only"),
+    *("seed_everything", "name", "ckpt_path", "weights_only", "on_changed_data"),
+    "model.class_names",  # those of the data
     *("explain", "last_checkpoint", "checkpoint.dirpath", "checkpoint.verbose"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark"),
     *("trainer.default_root_dir", "trainer.logger", "trainer.log_every_n_steps", "trainer.profiler"),

@@ -130,7 +130,8 @@ def config(*named: Callback, explain: Explanations | None = None, **trainer: Any
         **trainer,
     }
     section = Namespace(**given)
-    return Namespace(trainer=section, explain=explain, on_nonfinite="stop", max_skipped_steps=10)
+    more = {"on_nonfinite": "stop", "max_skipped_steps": 10, "on_changed_data": "refuse"}
+    return Namespace(trainer=section, explain=explain, **more)
 
 
 def types(found: Sequence[Any]) -> list[type]:

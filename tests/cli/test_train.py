@@ -195,7 +195,7 @@ def test_predict_writes_a_row_an_image(cli: Run, fitted: Path) -> None:
 
 def test_another_network_than_the_checkpoint_s_is_named(cli: Run, fitted: Path) -> None:
     best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
-    result = cli("test", "--ckpt_path", str(best), "--data.classes", "['1','2']")
+    result = cli("test", "--ckpt_path", str(best), "--model.class_names", "['1','2']")
     assert (result.status, result.err.count("\n")) == (4, 1)
     assert "cifar_resnet20 with 10 classes" in result.err
     assert "cifar_resnet20 with 2 classes" in result.err
