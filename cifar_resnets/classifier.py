@@ -109,7 +109,7 @@ class ImageClassifier(pl.LightningModule):
         check_views(tta or ())
         if weights is not None and init:
             raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
-        class_names, init, tta = [*map(str, class_names)], list(init or ()), list(tta or ())
+        class_names, init, tta = list(map(str, class_names or ())), list(init or ()), list(tta or ())
         network_args, optimizer_args = network_args or {}, optimizer_args or {}
         # a checkpoint's hyperparameters hold its configuration
         schedule = Schedule.from_config(schedule) if isinstance(schedule, Mapping) else schedule or Cosine()
@@ -119,7 +119,8 @@ class ImageClassifier(pl.LightningModule):
         hparams = {name: arguments[name] for name in inspect.signature(ImageClassifier).parameters if name != "weights"}
         hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
         self.save_hyperparameters(hparams, logger=False)
-        self.class_names, self.label_smoothing, self.schedule, self.tta = class_names, label_smoothing, schedule, tta
+        self.class_names: list[str] = list(map(str, class_names))
+        self.label_smoothing, self.schedule, self.tta = label_smoothing, schedule, tta
         self.network = create_network(network, len(class_names), network_args)
         if "dirac" in init:
             init_dirac(self.network)
@@ -131,10 +132,9 @@ class ImageClassifier(pl.LightningModule):
         self.train_metrics = TrainingMetrics(len(class_names))
         self.val_metrics, self.test_metrics = (EvaluationMetrics(len(class_names)) for _ in range(2))
         self.evaluations: dict[str, Evaluation] = {}  # the newest of each stage, val or test
-        self.val_acc: float | None = None  # of the newest validation, also of one before the run was resumed
-        self.val_step = -1  # after which that was
+        self.val_acc: float | None = None  # of the weights after `val_step`, also if the run was resumed since
         self.step_rates: dict[str, float] = {}  # learning rate and momentum of the newest step
-        self.step_loss, self.step_weight = torch.tensor(0.0), 1.0
+        self.step_loss, self.step_weight, self.val_step = torch.tensor(0.0), 1.0, -1
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (n, num_classes) of normalised images (n, 3, h, w)."""
