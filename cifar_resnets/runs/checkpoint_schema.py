@@ -8,6 +8,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -41,6 +42,12 @@ class Each(NamedTuple):
     rule: Any
 
 
+class Only(NamedTuple):
+    """A mapping with these keys alone."""
+
+    rules: dict[str, Any]
+
+
 class Many(NamedTuple):
     """A list with values of one rule, one at least if not given otherwise."""
 
@@ -52,13 +59,6 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _is_tree_of_counters(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(item, Mapping) if str(key).endswith("state_dict") else _is_tree_of_counters(item)
-                   for key, item in value.items())  # fmt: skip
-    return COUNT.fits(value) or FLAG.fits(value)
-
-
 def _is_event_file(value: Any) -> bool:
     return TEXT.fits(value) and fnmatch.fnmatchcase(value, EVENTS) and value == PurePath(value).name
 
@@ -68,13 +68,14 @@ TEXT = Kind("a text", lambda value: type(value) is str and len(value) < 10_000)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 COUNT = Kind("a number from 0", lambda value: type(value) is int and 0 <= value < 2**63)
 NUMBER = Kind("a number", _is_number)
+POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+NOT_NEGATIVE = Kind("a number from 0", lambda value: _is_number(value) and value >= 0)
 FLOAT = Kind("a number", lambda value: type(value) in (int, float))  # or NaN: the accuracy of a class without images
 TENSOR = Kind("a tensor", lambda value: isinstance(value, Tensor))
 SCALAR = Kind("a tensor of one number", lambda value: isinstance(value, Tensor) and value.ndim == 0)
-COUNTS = Kind("counts of the classes", lambda value: isinstance(value, Tensor) and value.dtype is torch.int64)
+CORRECT = Kind("counts of the classes", lambda value: isinstance(value, Tensor) and value.dtype is torch.int64)
 RATE = Kind("a number", lambda value: _is_number(value) or SCALAR.fits(value))
 KEYS = Kind("keys with values", lambda value: isinstance(value, Mapping))
-COUNTERS = Kind("counters", _is_tree_of_counters)
 EVENT_FILE = Kind(f"the name of a file {EVENTS}", _is_event_file)
 VERSION = Kind("a version 2.x", lambda value: TEXT.fits(value) and re.fullmatch(r"2\.[\w.+-]{1,50}", value) is not None)
 PLACE = Kind("batch, validation or epoch", lambda value: value in ("batch", "validation", "epoch"))
@@ -86,12 +87,12 @@ HYPER_PARAMETERS = {
     "network": TEXT,
     "network_args?": KEYS,
     "init?": Many(TEXT, 0),
-    "label_smoothing?": NUMBER,
+    "label_smoothing?": NOT_NEGATIVE,
     "optimizer?": TEXT,
-    "lr?": NUMBER,
-    "weight_decay?": NUMBER,
+    "lr?": POSITIVE,
+    "weight_decay?": NOT_NEGATIVE,
     "decay_norm_and_bias?": FLAG,
-    "norm_bias_scale?": NUMBER,
+    "norm_bias_scale?": POSITIVE,
     "optimizer_args?": KEYS,
     "schedule?": CLASS,
     "channels_last?": FLAG,
@@ -111,13 +112,20 @@ SOURCE = {
     "std?": Maybe(Many(NUMBER)),
     "root?": TEXT,
 }
-# of Lightning 2.6; what is missing further inside is noticed where it is restored
-FIT_LOOP = {
+# of Lightning 2.6, which takes over the counters as attributes
+COUNTS = Only({"ready": COUNT, "completed": COUNT, "started?": COUNT, "processed?": COUNT})
+PROGRESS = Only({"total": COUNTS, "current": COUNTS, "is_last_batch?": FLAG})
+LOOPS = {
     "epoch_loop.state_dict": {"_batches_that_stepped": COUNT},
-    "epoch_loop.batch_progress": {"total": COUNTERS, "current": COUNTERS},
-    "epoch_progress": {"total": COUNTERS, "current": COUNTERS},
+    "epoch_loop.batch_progress": PROGRESS,
+    "epoch_loop.scheduler_progress": PROGRESS,
+    "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {"step": PROGRESS, "zero_grad": PROGRESS}},
+    "epoch_loop.manual_optimization.optim_step_progress": PROGRESS,
+    "epoch_loop.val_loop.batch_progress": PROGRESS,
+    "epoch_progress": PROGRESS,
     "state_dict": {"combined_loader?": Many(KEYS, 0)},
 }
+OF_IMAGES = {"state_dict?": KEYS, "batch_progress": PROGRESS}
 CALLBACKS = {
     "ModelCheckpoint": {
         "dirpath": TEXT,
@@ -140,10 +148,10 @@ CONTINUATION = {
     "metrics": Each(TEXT, SCALAR),
     "row": Maybe({"metrics": Each(TEXT, FLOAT), "step": Kind("a number", lambda value: type(value) is int)}),
     "training": Many(
-        {"loss": SCALAR, "correct": COUNTS, "images": COUNTS, "losses": Many(SCALAR, 0), "num_batches": COUNT}
+        {"loss": SCALAR, "correct": CORRECT, "images": CORRECT, "losses": Many(SCALAR, 0), "num_batches": COUNT}
     ),
     "rates": Each(TEXT, NUMBER),
-    "configured": {"lr": NUMBER, "schedule": CLASS},
+    "configured": {"lr": POSITIVE, "schedule": CLASS},
     "total_steps": COUNT,
     "run_dir": Maybe(TEXT),
     "logged": Maybe({"events": Each(EVENT_FILE, COUNT), "rows": COUNT}),
@@ -156,7 +164,7 @@ SCHEMA = {
     "state_dict?": Each(TEXT, TENSOR),
     "hyper_parameters?": HYPER_PARAMETERS,
     "data?": {"class_path": TEXT, "init_args": SOURCE},
-    "loops?": {"fit_loop": FIT_LOOP},
+    "loops?": {"fit_loop": LOOPS, "validate_loop?": OF_IMAGES, "test_loop?": OF_IMAGES, "predict_loop?": OF_IMAGES},
     "callbacks?": Each(TEXT, lambda name: CALLBACKS.get(name.partition("{")[0], KEYS)),
     "optimizer_states?": Many({"state": Each(COUNT, KEYS), "param_groups": Many({"lr": RATE, "params": Many(COUNT)})}),
     "lr_schedulers?": Many({"last_epoch": COUNT}),
@@ -166,8 +174,9 @@ SCHEMA = {
 
 def problem_of(content: Mapping[str, Any]) -> str | None:
     """Returns the first key of a checkpoint of `fit` that holds something else than it should, and what; or None."""
-    found = [*_problems(content, SCHEMA, "the checkpoint"), *_unknown(content), *_outside(content)]
-    return next(iter(found), None) or _contradiction(content)
+    settings = (_no_settings(content[name], name) for name in ("hyper_parameters", "data") if name in content)
+    found = chain(_problems(content, SCHEMA, "the checkpoint"), *settings, _unknown(content), _outside(content))
+    return next(found, None) or _contradiction(content)
 
 
 def _problems(value: Any, rule: Any, place: str) -> Iterator[str]:
@@ -186,6 +195,11 @@ def _problems(value: Any, rule: Any, place: str) -> Iterator[str]:
             yield from _problems(key, rule.key, f"a key of {place}")
             yield from _problems(item, rule.rule(str(key)) if callable(rule.rule) else rule.rule, f"{place}.{key}")
     else:
+        if isinstance(rule, Only):
+            yield from (
+                f"{short(f'{place}.{key}')} is unknown" for key in value if not {key, f"{key}?"} & rule.rules.keys()
+            )
+            rule = rule.rules
         yield from _of_mapping(value, rule, "" if place == "the checkpoint" else f"{place}.")
 
 
@@ -203,6 +217,20 @@ def _of_mapping(value: Mapping[Any, Any], rules: Mapping[str, Any], prefix: str)
             yield from _problems(value[name], rule, f"{prefix}{name}")
         elif name == key:
             yield f"{prefix}{name} is missing"
+
+
+def _no_settings(value: Any, place: str) -> Iterator[str]:
+    """Yields what a recipe cannot hold, such as a tensor."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (
+                _no_settings(item, f"{place}.{key}") if TEXT.fits(key) else [f"{place} has a key that is no text"]
+            )
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            yield from _no_settings(item, f"{place}.{index}")
+    elif not (value is None or FLAG.fits(value) or TEXT.fits(value) or _is_number(value)):
+        yield f"{short(place)} is {describe(value)}, not a setting"
 
 
 def _unknown(content: Mapping[str, Any]) -> Iterator[str]:

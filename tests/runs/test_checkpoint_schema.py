@@ -125,8 +125,19 @@ HOSTILE: list[tuple[str, Change, str]] = [
     (
         "text as counter",
         lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready="x"),
-        "epoch_progress.total",
+        "epoch_progress.total.ready is 'x'",
     ),
+    (
+        "number as a method of a counter",
+        lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(increment_ready=5),
+        "epoch_progress.total.increment_ready is unknown",
+    ),
+    (
+        "tensor in a setting",
+        hparams(network_args={"depths": [torch.ones(1)]}),
+        r"depths\.0 is a tensor \(1,\), not a sett",
+    ),
+    ("rate below 0", hparams(lr=-1), r"hyper_parameters\.lr is -1, not a number above 0"),
     ("no optimizer", lambda c: c.update(optimizer_states=[]), "optimizer_states is a list of 0"),
     ("text as a step", lambda c: c["lr_schedulers"][0].update(last_epoch="x"), r"lr_schedulers\.0\.last_epoch"),
     (
