@@ -119,7 +119,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     try:
         # a folder of installed packages may lie inside another repository, which does not track it
         git("ls-files", "--error-unmatch", ".")
-        return {"commit": git("rev-parse", "HEAD").strip(), "changed": git("status", "--porcelain").splitlines()}
+        changed = git("status", "--porcelain").split("\n")[:-1]
+        return {"commit": git("rev-parse", "HEAD").strip(), "changed": changed}
     except (OSError, subprocess.SubprocessError):
         return None
 

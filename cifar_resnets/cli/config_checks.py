@@ -109,6 +109,17 @@ def make_paths_local(config: Namespace) -> None:
     for key in PATHS:
         if isinstance(path := config.get(key), (str, os.PathLike)):
             config[key] = type(path)(local_path(key, path))  # type: ignore[call-arg]  # str or Path
+    _expand_home(config.get("trainer"))
+
+
+def _expand_home(value: Any) -> Any:
+    """Returns a value with the home folder for the `~` of its paths, also of loggers and callbacks."""
+    if isinstance(value, Namespace):
+        for key, item in vars(value).items():
+            setattr(value, key, _expand_home(item))
+    elif isinstance(value, list):
+        return [_expand_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def check_values(command: str, values: Mapping[str, Any]) -> None:

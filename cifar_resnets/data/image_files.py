@@ -185,6 +185,7 @@ class Outcome(NamedTuple):
     converted: bool = False
     resized: bool = False
     stretched: bool = False
+    dark: bool = False
     failure: str = ""
 
 
@@ -236,6 +237,8 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
     if stretched := sum(outcome.stretched for outcome in outcomes):
         what = f"{stretched:,} images of 32-bit integers, or of floats outside 0 to 1, do not say which value is white"
         logger.warning("%s: %s: each is scaled by its own range, convert them to scale all alike", folder, what)
+    if dark := sum(outcome.dark for outcome in outcomes):
+        logger.warning("%s: %s images of 16 bits use a 16th of them, and so are nearly black", folder, f"{dark:,}")
 
 
 def _decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
@@ -243,10 +246,10 @@ def _decode_into(target: Images, path: Path, formats: list[str], background: str
     size = target.shape[:2]
     try:
         with Image.open(path, formats=formats) as image:
-            rgb, stretched = to_rgb(image, background), white_level(image) is None
+            rgb, white = to_rgb(image, background), white_level(image)
         resized = rgb.size != size
         target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
-        return Outcome(image.mode != "RGB", resized, stretched)
+        return Outcome(image.mode != "RGB", resized, white is None, white == 65535 and target.max() <= 16)
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class
         message = str(error).replace(repr(str(path)), "").split()
         return Outcome(failure=" ".join(message) or type(error).__name__)

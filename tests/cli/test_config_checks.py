@@ -89,7 +89,9 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
     given = {"trainer.default_root_dir": "~/logs", "ckpt_path": "~/a.ckpt", "model.weights": "w.th", "plot": None}
     config = Namespace(given)
     config["csv"] = Path("~/lr.csv")
+    config["trainer.logger"] = [Namespace(class_path="CSVLogger", init_args=Namespace(save_dir="~/csv", name="~"))]
     make_paths_local(config)
+    assert config.trainer.logger[0].init_args == Namespace(save_dir="/home/me/csv", name="~")
     assert config.trainer.default_root_dir == "/home/me/logs" and config.ckpt_path == "/home/me/a.ckpt"
     assert config.model.weights == "w.th" and config.plot is None and config.csv == Path("/home/me/lr.csv")
 

@@ -147,6 +147,12 @@ def test_images_without_a_white_level_are_counted(root, log):
     assert line.startswith(f"{root / 'train'}: 2 images of 32-bit integers, or of floats outside 0 to 1,")
 
 
+def test_images_of_12_bits_in_files_of_16_are_counted(root, log):
+    save(root / "train/cat/0.tif", noise(8, 8, dtype=np.uint16) // 16)
+    start(root)
+    assert f"{root / 'train'}: 1 images of 16 bits use a 16th of them, and so are nearly black" in log.messages
+
+
 # Unreadable images.
 
 
