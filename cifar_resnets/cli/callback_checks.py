@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     SpikeDetection,
     StochasticWeightAveraging,
 )
@@ -24,6 +25,7 @@ REFUSED: dict[type, str] = {
     BatchSizeFinder: "config.yaml and the schedule would keep the batch size that was given, give data.batch_size",
     GradientAccumulationScheduler: "schedules count on epochs of equal length, give trainer.accumulate_grad_batches",
     StochasticWeightAveraging: "it cannot be resumed exactly, give WeightAveraging or EMAWeightAveraging",
+    ModelPruning: "it cannot be resumed exactly, and fails with weights in the format channels_last",
     SpikeDetection: "it fails when a checkpoint is loaded, give on_nonfinite skip",
     BackboneFinetuning: "no network here has a `backbone`, which it would train later than the rest",
 }

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     SpikeDetection,
     StochasticWeightAveraging,
 )
@@ -46,6 +47,7 @@ class MyStopping(EarlyStopping):
             "every_n_train_steps: val/loss is of an epoch or a validation",
         ),
         (StochasticWeightAveraging, {"swa_lrs": 0.1}, "not supported: it cannot be resumed exactly, give WeightAver"),
+        (ModelPruning, {"pruning_fn": "l1_unstructured"}, "ModelPruning is not supported"),
         (SpikeDetection, {}, "SpikeDetection is not supported"),
         (BackboneFinetuning, {}, "BackboneFinetuning is not supported"),
         (LearningRateFinder, {}, "LearningRateFinder is not supported: .* give LRFinder"),
