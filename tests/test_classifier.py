@@ -118,6 +118,17 @@ def test_the_loss_is_cross_entropy_with_smoothed_labels(smoothing, mixed):
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("source", ["images", "loader"])
+def test_a_last_smaller_group_of_accumulated_batches_counts_in_full(source):
+    weights = []
+    for group in (1, 5):  # a step of one batch, alone or as a group that is not complete
+        model, run = tiny(), trainer(max_epochs=1, limit_train_batches=1, accumulate_grad_batches=group)
+        run.fit(model, **{"datamodule": Blobs()} if source == "images" else {"train_dataloaders": loader(40)})
+        weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*weights)
+    assert not torch.equal(weights[0], torch.cat([parameter.flatten() for parameter in tiny().parameters()]))
+
+
 def test_the_training_figures_are_means_over_images_not_over_batches():
     model = tiny(lr=1e-12, label_smoothing=0.2)
     run = trainer(max_epochs=1, limit_val_batches=0)

@@ -5,11 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
+    StochasticWeightAveraging,
 )
 
 from cifar_resnets.callbacks.best_checkpoint import FIGURE, best_of
@@ -20,6 +24,10 @@ REFUSED: dict[type, str] = {
     LearningRateFinder: "the schedule would not follow the rate that it finds, give LRFinder",
     BatchSizeFinder: "config.yaml and the schedule would keep the batch size that was given, give data.batch_size",
     GradientAccumulationScheduler: "schedules count on epochs of equal length, give trainer.accumulate_grad_batches",
+    StochasticWeightAveraging: "it cannot be resumed exactly, give WeightAveraging or EMAWeightAveraging",
+    ModelPruning: "it cannot be resumed exactly, and fails with weights in the format channels_last",
+    SpikeDetection: "it fails when a checkpoint is loaded, give on_nonfinite skip",
+    BackboneFinetuning: "no network here has a `backbone`, which it would train later than the rest",
 }
 
 

@@ -17,6 +17,10 @@ EXPECTED_WARNINGS = (
     r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
     r".*isinstance\(treespec, LeafSpec\).*",
     r"`ModelCheckpoint\(monitor='val/acc'\)` could not find.*",  # where a resumed run ends an epoch once more
+    # with OnExceptionCheckpoint: a fit that is new has a folder without checkpoints
+    r"`\.fit\(ckpt_path=None\)` was called without a model.*",
+    r"\.fit\(ckpt_path=\"last\"\) is set, but there is no last checkpoint available.*",
+    r"You requested to overfit but enabled .* shuffling.*",  # the loaders do so
     r"The `srun` command is available on your system but is not used.*",  # a laptop may have it, a login node has
     r"You're using the WeightAveraging callback, but .* outside the 'fit' stage.*",  # the averaged weights are there
     r"Be aware that when using `ckpt_path`, .* callbacks: \['Misclassified'\]\.",  # it is left out by `--explain null`
@@ -51,6 +55,9 @@ def set_up_messages() -> None:
     own.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    profilers = logging.getLogger("lightning.pytorch.profilers")  # their reports
+    profilers.handlers, profilers.propagate = [_Lines()], False
+    profilers.setLevel(logging.INFO)
     # says which rank has failed, when Lightning's launcher ends the others
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each fork that it ends

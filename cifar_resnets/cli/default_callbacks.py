@@ -6,6 +6,7 @@ without: `--explain null` all figures and the report, `--explain.misclassified n
 `--explain.report false` one of them, `--trainer.enable_progress_bar false` the bar.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from cifar_resnets.callbacks.confusion import Confusion
+from cifar_resnets.callbacks.confusion import Confusion, EvaluationWriter
 from cifar_resnets.callbacks.dashboard import Dashboard
 from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.look_ahead import LookAhead  # noqa: F401  a recipe can name it
@@ -36,9 +39,11 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.runs.resume import Start
-from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_run_dir, lock_run_dir
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_checkpoints, claim_run_dir, lock_run_dir
 from cifar_resnets.support.atomic_file import remove_unfinished
 
+# whose reports are files in the run's folder; those of others are printed
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 # The default of `--explain`. As plain values: of an instance, the parser would take all attributes for arguments.
 ALL: dict[str, Any] = {
     "misclassified": {"class_path": f"{Misclassified.__module__}.{Misclassified.__name__}"},
@@ -88,6 +93,20 @@ def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any])
     return run_dir, lock
 
 
+def claim_checkpoint_folders(config: Namespace) -> None:
+    """Raises ConfigurationError if a folder that the user gave for a new run's checkpoints holds those of another run.
+
+    Args:
+        config: of the subcommand, with callbacks instantiated.
+    """
+    sections = [("checkpoint", config.checkpoint), ("last_checkpoint", config.last_checkpoint)]
+    sections += [("trainer.callbacks", each) for each in _as_list(config.trainer.callbacks)]
+    given = [(getattr(each, "dirpath", None), name) for name, each in sections if isinstance(each, Checkpoint)]
+    folders = {os.path.realpath(folder): name for folder, name in given if folder}  # each once
+    for folder, name in folders.items():
+        claim_checkpoints(Path(folder), f"{name}.dirpath")
+
+
 def trainer_arguments(config: Namespace, run_dir: Path | None, events: dict[str, int] | None) -> dict[str, Any]:
     """Returns the arguments of the Trainer that differ from what the user gave.
 
@@ -105,9 +124,13 @@ def trainer_arguments(config: Namespace, run_dir: Path | None, events: dict[str,
     if run_dir is not None:
         # not the common root of all runs: Lightning would resume from a checkpoint there of any SLURM job
         arguments["default_root_dir"] = run_dir / CHECKPOINTS
-        if trainer.logger in (None, True):
+        if trainer.logger is not False:
             tensorboard = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
-            arguments["logger"] = [tensorboard, MetricsFile(run_dir)]
+            added = [] if trainer.logger is True else _as_list(trainer.logger)
+            # the first one's folder is the Trainer's `log_dir`
+            arguments["logger"] = [tensorboard, MetricsFile(run_dir), *added]
+        if profiler := PROFILERS.get(str(trainer.profiler).lower()):
+            arguments["profiler"] = profiler(run_dir, "profile")  # fit-profile.txt, test-profile.txt
     return arguments
 
 
@@ -120,7 +143,7 @@ def callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | 
     named, defaults = _as_list(config.trainer.callbacks), default_callbacks(config, run_dir, events)
     defaults = [each for each in defaults if not _is_named(each, named)]
     for each in (*named, *defaults):
-        if isinstance(each, (Misclassified, Confusion)):
+        if isinstance(each, (Misclassified, EvaluationWriter)):
             each.run_dir = run_dir
     return [AgreeingBuffers(), *named, *defaults]  # first the buffers: other callbacks may call the network
 
@@ -130,7 +153,8 @@ def default_callbacks(config: Namespace, run_dir: Path | None, events: dict[str,
     found: list[pl.Callback] = [EpochLines(), Continuation(run_dir, events, config.on_changed_data)]
     if run_dir is not None:
         found += [WritableFolders(run_dir), Dashboard(), PerClassReport(run_dir), PredictionWriter(run_dir)]
-        found += [] if config.explain is None else config.explain.callbacks(run_dir)
+        shown = [] if config.explain is None else config.explain.callbacks(run_dir)
+        found += [*([] if any(isinstance(each, EvaluationWriter) for each in shown) else [EvaluationWriter()]), *shown]
     found.append(NonfiniteGuard(config.on_nonfinite, config.max_skipped_steps))
     if config.trainer.enable_progress_bar is None and sys.stdout.isatty():
         found.append(EpochBar())

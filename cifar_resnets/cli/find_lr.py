@@ -129,6 +129,7 @@ class FindLR(CLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds a Trainer that writes no files."""
         self.save_config_callback = None
+        self.check_run()
         nothing = {"logger": False, "enable_progress_bar": False, "num_sanity_val_steps": 0, "fast_dev_run": False}
         # without the run's folder and the default callbacks
         return LightningCLI.instantiate_trainer(self, **{**kwargs, **nothing})

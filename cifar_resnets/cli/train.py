@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import cifar_resnets.data.cifar  # noqa: F401
 import cifar_resnets.data.digits  # noqa: F401
 import cifar_resnets.data.image_folder  # noqa: F401
+from cifar_resnets.callbacks.best_checkpoint import BestCheckpoint, best_of
 from cifar_resnets.callbacks.exact_resume import OnChangedData
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
@@ -40,7 +41,13 @@ from cifar_resnets.cli.checkpoint_args import (
 from cifar_resnets.cli.class_names import network_classes
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local, seed_of
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
-from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
+from cifar_resnets.cli.default_callbacks import (
+    ALL,
+    Explanations,
+    claim_checkpoint_folders,
+    open_run_dir,
+    trainer_arguments,
+)
 from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
@@ -59,7 +66,6 @@ TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "enable_model_summary": False,  # our own lines say what is trained
 }
-BEST = {"filename": "best", "monitor": "val/acc", "mode": "max", "enable_version_counter": False}
 NAME = "folder of the run below default_root_dir; the network's name if not given"
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
@@ -122,8 +128,7 @@ class CLI(LightningCLI):
         self.parsers += (parser,)
         parser.add_argument("--name", type=str | None, help=NAME)
         parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({f"checkpoint.{name}": value for name, value in BEST.items()})
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
         parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
@@ -146,6 +151,8 @@ class CLI(LightningCLI):
             raise ConfigurationError(explain(error.message, keys)) from error
         make_paths_local(self.config[args[0]])
         check_values(args[0], self.config[args[0]].as_dict())
+        best = self.config[args[0]].checkpoint
+        best.mode = best_of("checkpoint.mode", best.monitor, best.mode)  # which config.yaml then says
         if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
 
@@ -198,14 +205,26 @@ class CLI(LightningCLI):
         super().instantiate_classes()
         config.model.class_names, self.datamodule = given, data  # as given, for config.yaml
 
+    def check_run(self) -> None:
+        """Raises ConfigurationError if the run is too short for its schedule, or has too few images for a batch."""
+        trainer = self.config[self.subcommand].trainer
+        if isinstance(self.datamodule, ImageDataModule):
+            self.datamodule.check_batch_size()
+        if (trainer.max_epochs or 0) > 0 and trainer.max_steps < 0 and not trainer.fast_dev_run:
+            self.model.schedule.check_length(trainer.max_epochs)
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""
         config = self.config_init[self.subcommand]
+        if self.subcommand == "fit":
+            self.check_run()
         events = None if config.trainer.fast_dev_run else self._set_run_dir(config)
         try:
             trainer = super().instantiate_trainer(**trainer_arguments(config, self.run_dir, events), **kwargs)
             check_strategy(trainer)
-        except (ValueError, TypeError) as error:
+            # Lightning's `checkpoint_callback`, whose best path alone `ddp_fork` hands back, is the first of them
+            trainer.callbacks.sort(key=lambda each: isinstance(each, Checkpoint) and each is not config.checkpoint)  # type: ignore[attr-defined]  # of Lightning
+        except (ValueError, TypeError, RuntimeError) as error:  # the last one for two callbacks with one state
             if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
                 shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
             raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
@@ -220,6 +239,8 @@ class CLI(LightningCLI):
         """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
         root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
         record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
+        if self.subcommand == "fit" and self.start.run_dir is None:
+            rank_zero_only(claim_checkpoint_folders)(config)
         # the other ranks write nothing
         run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
         self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
@@ -254,7 +275,8 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         """Tests the checkpoint that was best on the validation images, once; the last where nothing was validated."""
         config = self.config_init.fit
-        which, path = "best", getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        # that of `--checkpoint`, whatever others a recipe has
+        which, path = "best" if config.checkpoint.monitor else "newest", config.checkpoint.best_model_path
         if not path and config.last_checkpoint.path.is_file():
             which, path = "last", str(config.last_checkpoint.path)
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
@@ -276,7 +298,9 @@ class CLI(LightningCLI):
             figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
             known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
             print(f"{which} checkpoint: {path}")
-            print(f"accuracy: {', '.join(known)}".replace("%", " %"))
+            limit = config.trainer.limit_test_batches
+            limited = "" if str(limit) in ("None", "1.0") or "test" not in figures else f" of {limit} test batches"
+            print(f"accuracy: {', '.join(known)}{limited}".replace("%", " %"))
             if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
                 print(f"dashboard: tensorboard --logdir {self.config.fit.trainer.default_root_dir}")
         self.after_test()

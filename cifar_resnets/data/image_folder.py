@@ -76,7 +76,9 @@ class ImageFolder(ImageDataModule):
             return None  # `prepare_data` says what is missing
         count = 0
         for name in self.class_names:
-            count += sum(map(len, scan(self._root / split, [name])[0].values()))
+            if not (found := scan(self._root / split, [name])[0][name]):
+                return None  # the same
+            count += len(found)
             if count >= enough:
                 break
         return count

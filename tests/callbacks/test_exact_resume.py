@@ -22,6 +22,7 @@ from cifar_resnets.classifier import ImageClassifier
 
 pytestmark = pytest.mark.process
 
+RUNS = ("reference", "killed")
 TWO_RANKS = "{devices: 2, strategy: ddp_fork}"
 SYNC = "{devices: 2, strategy: ddp_fork, sync_batchnorm: true}"
 
@@ -88,6 +89,17 @@ def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
     text = recipe(f"{{max_epochs: 9, callbacks: [{stopping}]}}", TINY)
     # the epoch after which the run is to stop: a resumed run does not train one more
     assert killed_and_resumed(tmp_path, text, "on_train_epoch_end", 2) == []
+
+
+def test_others_of_lightnings_callbacks_and_several_best_checkpoints(tmp_path: Path) -> None:
+    names = ["WeightAveraging", "LearningRateMonitor", "ModelSummary"]
+    named = [{"class_path": name} for name in names]
+    named.append({"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": "failed"}})
+    text = recipe(yaml.safe_dump({"max_epochs": 4, "callbacks": named}), TINY + "last_checkpoint: {every_n_steps: 1}\n")
+    text += "checkpoint: {save_top_k: 2}\n"
+    assert killed_and_resumed(tmp_path, text, "on_train_batch_end", 13, checkpoints=["last.ckpt"]) == []
+    kept = [sorted(path.name for path in tmp_path.glob(f"{name}/logs/*/*/checkpoints/best*")) for name in RUNS]
+    assert kept[0] == kept[1] and len(kept[0]) == 2
 
 
 def test_the_validation_after_an_epochs_last_step_is_not_skipped(tmp_path: Path) -> None:

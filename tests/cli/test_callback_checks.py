@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
+    StochasticWeightAveraging,
 )
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
@@ -42,6 +46,10 @@ class MyStopping(EarlyStopping):
             {"monitor": "val/loss", "mode": "min", "every_n_train_steps": 2},
             "every_n_train_steps: val/loss is of an epoch or a validation",
         ),
+        (StochasticWeightAveraging, {"swa_lrs": 0.1}, "not supported: it cannot be resumed exactly, give WeightAver"),
+        (ModelPruning, {"pruning_fn": "l1_unstructured"}, "ModelPruning is not supported"),
+        (SpikeDetection, {}, "SpikeDetection is not supported"),
+        (BackboneFinetuning, {}, "BackboneFinetuning is not supported"),
         (LearningRateFinder, {}, "LearningRateFinder is not supported: .* give LRFinder"),
         (BatchSizeFinder, {}, "BatchSizeFinder is not supported: .* give data.batch_size"),
         (

@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
 from cifar_resnets.cli.console import EXPECTED_WARNINGS, errors_of_threads, set_up_messages
@@ -51,21 +52,28 @@ EXPECTED = [
     "HINT: Did you call `log('val/acc', value)` in the `LightningModule`?",
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
     "`Trainer` instantiation. Please add the following callbacks: ['Misclassified'].",
+    "`.fit(ckpt_path=None)` was called without a model. The last model of the previous `fit` call will be used.",
+    '.fit(ckpt_path="last") is set, but there is no last checkpoint available. No checkpoint will be loaded.',
+    "You requested to overfit but enabled train dataloader shuffling. We are turning off the train dataloader "
+    "shuffling for you.",
 ]
+
+
+NAMES = ("cifar_resnets", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.profilers")
 
 
 @pytest.fixture
 def set_up() -> Iterator[None]:
     """Sets up for one test, with pytest's own filters put aside: a warning that is not silenced is an error."""
-    loggers = [logging.getLogger(name) for name in ("cifar_resnets", "lightning.pytorch", "lightning.fabric")]
-    before = [(each, each.handlers, each.level) for each in loggers]
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(each, each.handlers, each.level, each.propagate) for each in loggers]
     with warnings.catch_warnings():
         warnings.resetwarnings()
         warnings.simplefilter("error")
         set_up_messages()
         yield
-    for each, handlers, level in before:
-        each.handlers = handlers
+    for each, handlers, level, propagate in before:
+        each.handlers, each.propagate = handlers, propagate
         each.setLevel(level)
 
 
@@ -74,6 +82,16 @@ def test_our_lines_are_on_stdout_and_what_lightning_tells_everyone_nowhere() -> 
     done = subprocess.run([sys.executable, "-c", LINES], capture_output=True, text=True, check=True)
     assert done.stdout == "3 images\n"  # once, although it was set up twice
     assert done.stderr == "shown\n"
+
+
+@pytest.mark.usefixtures("set_up")
+def test_the_report_of_a_profiler_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    profiler = SimpleProfiler()  # without a file
+    with profiler.profile("a step"):
+        pass
+    profiler.describe()
+    out, err = capsys.readouterr()
+    assert "a step" in out and err == ""
 
 
 @pytest.mark.usefixtures("set_up")

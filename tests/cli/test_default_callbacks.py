@@ -13,12 +13,13 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from support import TINY, Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_resnets.callbacks.confusion import Confusion
+from cifar_resnets.callbacks.confusion import Confusion, EvaluationWriter
 from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.callbacks.nonfinite_guard import NonfiniteGuard
@@ -72,10 +73,10 @@ def test_all_is_on_by_default_off_by_one_key_and_the_weights_are_the_same(fit: C
         "layers.csv",
         "gallery.npz",
         "mistakes.npz",
-        "test_predictions.csv",
-        "test_calibration.json",
     }
     assert {name for name in extra if not name.startswith("events")} == files | {"figures"}
+    for numbers in ("test_predictions.csv", "test_calibration.json"):  # they are no pictures
+        assert (on / numbers).read_bytes() == (off / numbers).read_bytes()
     with_it, without = weights(on), weights(off)
     assert all(torch.equal(with_it[key], without[key]) for key in without)
 
@@ -127,6 +128,7 @@ def config(*named: Callback, explain: Explanations | None = None, **trainer: Any
         "plugins": None,
         "sync_batchnorm": False,
         "logger": None,
+        "profiler": None,
         **trainer,
     }
     section = Namespace(**given)
@@ -180,6 +182,40 @@ def test_the_user_s_loggers_and_bar_are_left_alone(tmp_path: Path) -> None:
     assert types(arguments["logger"]) == [TensorBoardLogger, MetricsFile]
     assert arguments["enable_progress_bar"] is False  # no terminal
     assert arguments["default_root_dir"] == tmp_path / "checkpoints"
+
+
+def test_loggers_that_are_added_come_after_the_default_ones(tmp_path: Path) -> None:
+    one, other = CSVLogger(tmp_path), CSVLogger(tmp_path)
+    assert trainer_arguments(config(logger=one), tmp_path, None)["logger"][2:] == [one]
+    both = trainer_arguments(config(logger=[one, other]), tmp_path, None)["logger"]
+    assert types(both[:2]) == [TensorBoardLogger, MetricsFile] and both[2:] == [one, other]
+    assert Path(both[0].log_dir) == Path(both[1].log_dir) == tmp_path
+
+
+@pytest.mark.parametrize(("name", "cls"), [("simple", SimpleProfiler), ("Advanced", AdvancedProfiler)])
+def test_a_profiler_that_is_named_reports_in_the_run_s_folder(tmp_path: Path, name: str, cls: type) -> None:
+    profiler = trainer_arguments(config(profiler=name), tmp_path, None)["profiler"]
+    assert type(profiler) is cls
+    profiler.setup("fit", local_rank=0)
+    with profiler.profile("a step"):
+        pass
+    profiler.describe()
+    assert "a step" in (tmp_path / "fit-profile-0.txt").read_text()
+    own = SimpleProfiler()
+    assert "profiler" not in trainer_arguments(config(profiler=own), tmp_path, None)
+    assert "profiler" not in trainer_arguments(config(profiler=name), None, None)
+
+
+def test_what_writes_the_predictions_is_there_once(tmp_path: Path) -> None:
+    for section in (
+        config(),
+        config(explain=Explanations(Misclassified())),
+        config(explain=Explanations(None, Confusion())),
+    ):
+        found = callbacks(section, tmp_path, None)
+        assert [each.run_dir for each in found if isinstance(each, EvaluationWriter)] == [tmp_path]
+    own = Confusion()
+    assert [each for each in callbacks(config(own), tmp_path, None) if isinstance(each, EvaluationWriter)] == [own]
 
 
 @pytest.mark.process

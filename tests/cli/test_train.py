@@ -298,6 +298,34 @@ def test_a_fit_without_a_test_says_what_it_knows(cli: Run, tmp_path: Path) -> No
     assert last.startswith("accuracy: validation ") and last.endswith(" %") and "test" not in last
 
 
+PEAK = ("--model.schedule", "OneCycle", "--model.schedule.peak_epoch", "5")
+
+
+@pytest.mark.parametrize("command", ["fit", "find-lr"])
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            (*PEAK, "--data.batch_size", "64", "--trainer.max_epochs", "5"),
+            "schedule.peak_epoch: 5 .* give --model.schedule.peak_epoch below 5, .*",
+        ),
+        (("--data.batch_size", "66"), "data.batch_size: 66 is more than the 65 training images, give .*_size 64"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_images_are_decoded_and_a_folder_is_made(
+    cli: Run, image_folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, args: tuple[str, ...], line: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise AssertionError("images are decoded")
+
+    monkeypatch.setattr("cifar_resnets.data.image_folder.decode", fail)
+    source = ("--data", "ImageFolder", "--data.root", str(image_folder))
+    result = cli(command, *source, *args)
+    assert result.status == 2
+    assert re.fullmatch(rf"cifar-resnets: .*{line}\n", result.err), result.err
+    assert not Path("logs").exists()
+
+
 def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:
     first = tmp_path / "logs/tiny/version_0/config.yaml"
     for _ in range(2):

@@ -142,7 +142,7 @@ def test_fit_against_a_bare_loop(report: Callable[..., tuple[Any, str]], tmp_pat
     assert cells(text, "`cifar-resnets fit`")[0] == f"{medians['fit']:,.0f}"
     assert f"ratio {figures['ratio']:.3f} (target 0.98: " in flat(text)
     explaining = {"Dashboard", "Misclassified", "Confusion", "PerClassReport", "PredictionWriter", "ReportWriter"}
-    surviving = {"NonfiniteGuard", "Continuation", "LastCheckpoint", "ModelCheckpoint", "AgreeingBuffers", "RunRecord"}
+    surviving = {"NonfiniteGuard", "Continuation", "LastCheckpoint", "BestCheckpoint", "AgreeingBuffers", "RunRecord"}
     assert explaining | surviving | {"EpochLines", "WritableFolders"} <= set(figures["callbacks"])
     assert {path.name for path in tmp_path.iterdir()} == {"figures.json", "report.md"}  # the runs are gone
     assert widest(text) <= 80

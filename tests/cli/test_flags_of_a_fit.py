@@ -1,0 +1,121 @@
+"""Flags that did not do what they say, in one fit that has them all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from support import TINY, Result, read_json
+
+from cifar_resnets.__main__ import main
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+# the rate explodes after the second epoch
+WORSE = (
+    "lr: 50.0\n  schedule: {class_path: Constant, init_args: {warmup_epochs: 2, warmup_factor: 0.0001, "
+    "warmup_shape: constant}}"
+)
+OTHERS = """
+    - {class_path: ModelCheckpoint, init_args: {filename: newest}}
+    - {class_path: OnExceptionCheckpoint, init_args: {dirpath: failed}}
+"""
+FLAGS = (
+    *("--explain", "null", "--trainer.max_epochs", "4", "--checkpoint.save_top_k", "2"),
+    *("--checkpoint.dirpath", "kept", "--trainer.profiler", "simple"),
+    *("--data.eval_batch_size", "50", "--trainer.limit_test_batches", "1"),
+    *("--trainer.logger+=CSVLogger", "--trainer.logger.save_dir", "added"),
+)
+
+
+class Fitted(NamedTuple):
+    """A finished fit: the folder that it ran in, that of the run, and what it has printed."""
+
+    folder: Path
+    run: Path
+    out: str
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder, out = tmp_path_factory.mktemp("fitted"), io.StringIO()
+    content = yaml.safe_load(TINY.replace("lr: 0.05", WORSE))
+    content["trainer"]["callbacks"] = yaml.safe_load(OTHERS)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.chdir(folder)
+        main(["fit", "-c", "tiny.yaml", *FLAGS])
+    return Fitted(folder, folder / "logs/tiny/version_0", out.getvalue())
+
+
+def test_the_best_of_several_checkpoints_is_tested_whatever_other_callbacks_save(fitted: Fitted) -> None:
+    with (fitted.run / "metrics.csv").open() as file:
+        figures = [float(row["val/acc"]) for row in csv.DictReader(file) if row["val/acc"]]
+    best = max(range(4), key=figures.__getitem__)
+    assert best < 3  # so that the newest one is another
+    [path] = (fitted.folder / "kept").glob(f"best-epoch={best}-step={5 * (best + 1)}-val_acc={figures[best]:.4f}.ckpt")
+    assert f"best checkpoint: {path}\n" in fitted.out
+    assert read_json(fitted.run / "test.json")["checkpoint"] == str(path)
+    assert read_checkpoint_file(path)["val_acc"] == pytest.approx(figures[best])
+    assert len(list((fitted.folder / "kept").iterdir())) == 2
+    assert (fitted.run / "checkpoints/newest.ckpt").exists()
+
+
+def test_the_mode_of_the_best_is_recorded(fitted: Fitted) -> None:
+    assert yaml.safe_load((fitted.run / "config.yaml").read_text())["checkpoint"]["mode"] == "max"
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "last_checkpoint"])
+def test_a_folder_with_the_checkpoints_of_another_run_is_refused(
+    fitted: Fitted, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.chdir(fitted.folder)
+    before = {path: path.stat().st_mtime_ns for path in fitted.folder.rglob("*")}
+    result = cli("fit", "-c", "tiny.yaml", "--trainer.max_epochs", "4", f"--{key}.dirpath", "kept")
+    assert (result.status, result.err.count("\n")) == (2, 1), result.err
+    assert f"{key}.dirpath: {fitted.folder}/kept is not allowed, it holds best-epoch=" in result.err
+    assert {path: path.stat().st_mtime_ns for path in fitted.folder.rglob("*")} == before
+
+
+def test_two_callbacks_that_keep_the_same_checkpoints_are_refused(
+    fitted: Fitted, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fitted.folder)
+    again = "[{class_path: ModelCheckpoint, init_args: {monitor: val/acc, mode: max}}]"
+    result = cli("fit", "-c", "tiny.yaml", "--trainer.max_epochs", "4", "--trainer.callbacks", again)
+    assert (result.status, result.err.count("\n")) == (2, 1), result.err
+    assert "trainer: Found more than one stateful callback of type" in result.err
+    assert [path.name for path in fitted.run.parent.iterdir()] == ["version_0"]
+
+
+def test_a_test_of_a_part_of_the_images_says_so_and_is_no_result_of_collect(
+    fitted: Fitted, cli: Callable[..., Result]
+) -> None:
+    num_images = read_json(fitted.run / "test.json")["images"]
+    assert f"Test images, only {num_images} of them" in fitted.out
+    assert " % of 1 test batches\n" in fitted.out
+    collected = cli("collect", str(fitted.folder / "logs")).out
+    assert "without a result: 1 of 1 folders" in collected
+    assert f"test.json is about {num_images} images, not all, by trainer.limit_test_batches" in collected
+
+
+def test_an_added_logger_leaves_the_others_in_place(fitted: Fitted) -> None:
+    assert list(fitted.folder.glob("added/*/*/metrics.csv"))
+    assert list(fitted.run.glob("events.out.tfevents.*"))
+
+
+def test_a_profiler_leaves_its_report(fitted: Fitted) -> None:
+    for stage in ("fit", "test"):
+        assert "run_t" in (fitted.run / f"{stage}-profile.txt").read_text()
+
+
+def test_predictions_are_written_without_explanations(fitted: Fitted) -> None:
+    rows = (fitted.run / "test_predictions.csv").read_text().splitlines()
+    assert len(rows) - 1 == read_json(fitted.run / "test.json")["images"]
+    assert not (fitted.run / "figures").exists() and not (fitted.run / "report.html").exists()
