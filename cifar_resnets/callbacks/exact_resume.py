@@ -13,11 +13,13 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.data.digests import changed_images
 from cifar_resnets.errors import DataError
 from cifar_resnets.runs.changed_settings import (
+    EPOCH_END,
     OPTIMIZER,
     Change,
     changed_settings,
     check_resumable,
     data_settings,
+    is_same_source,
     model_settings,
     put_settings,
     trainer_settings,
@@ -97,6 +99,8 @@ class Continuation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Restores the module, and changes the states that Lightning restores after this hook."""
+        if KEY in checkpoint and trainer.state.fn == "validate":
+            _check_validated(trainer, checkpoint)
         if trainer.state.fn != "fit" or KEY not in checkpoint:
             return
         assert isinstance(pl_module, ImageClassifier)
@@ -197,6 +201,17 @@ def _data(trainer: pl.Trainer) -> ImageDataModule | None:
     return data if isinstance(data, ImageDataModule) else None
 
 
+def _check_validated(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Prints a line if the images of the run have changed, or if that is not known; not for those of another source."""
+    then, data = checkpoint[KEY].get("images"), _data(trainer)
+    if data is None or not is_same_source(data_settings(checkpoint.get("data")), data_settings(data.describe())):
+        return
+    changed = changed_images(then, data.digests) if then else "the checkpoint holds no digests of its images"
+    if changed:
+        since = " since the checkpoint was written" if then else ""
+        _print(trainer, f"{changed}{since}: some of the validation images may have been trained on")
+
+
 def _more_settings(trainer: pl.Trainer) -> dict[str, bool | int | float | str | None]:
     """Returns the settings that the checkpoint holds nowhere else."""
     data = _data(trainer)
@@ -231,7 +246,7 @@ def _adopt_settings(
     module.set_rates(float(lr), hparams["schedule"]["init_args"].get("lr_min"))
     now, epoch_steps = run_length(trainer)
     then = state["total_steps"]
-    if now != then or any(change.kind == OPTIMIZER for change in changes):
+    if now != then or any(change.kind in (OPTIMIZER, EPOCH_END) for change in changes):
         fresh: Any = module.configure_optimizers()
         step = _schedule_step(trainer, checkpoint, epoch_steps)
         put_settings(checkpoint, changes, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"], step)
@@ -239,11 +254,13 @@ def _adopt_settings(
 
 
 def _schedule_step(trainer: pl.Trainer, checkpoint: dict[str, Any], epoch_steps: int) -> int:
-    """Returns the step of the schedule at a checkpoint: that after as many epochs, whose number of steps may differ."""
+    """Returns the step of the schedule at a checkpoint: after as many epochs, and as many steps of the current one."""
     step: int = checkpoint["lr_schedulers"][0]["last_epoch"]
-    if run_length(trainer)[0] == trainer.max_steps:  # the run ends at a step, whatever an epoch is
+    former: int = checkpoint[KEY].get("epoch_steps", epoch_steps)
+    if former == epoch_steps or run_length(trainer)[0] == trainer.max_steps:  # which ends at a step, in any epoch
         return step
-    return step * epoch_steps // int(checkpoint[KEY].get("epoch_steps", epoch_steps))
+    epochs: int = checkpoint["epoch"] + (checkpoint[KEY]["place"] == "epoch")
+    return epochs * epoch_steps + min(max(step - epochs * former, 0), epoch_steps)
 
 
 def _print(trainer: pl.Trainer, line: str) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_resnets.cli.checkpoint_args import NEED_CHECKPOINT
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.runs.changed_settings import changed_settings, check_resumable, data_settings
+from cifar_resnets.runs.changed_settings import changed_settings, check_resumable, data_settings, is_same_source
 from cifar_resnets.support.text import printable
 
 _SPLIT = ("data.split_seed", "data.val_fraction")  # which images are validation images
@@ -62,7 +62,7 @@ def _validated(data: ImageDataModule, names: list[str], checkpoint: Checkpoint) 
     if data.class_names != names:  # with some of the classes, others would be the validation images
         raise _others(names, data.class_names)
     then, now = data_settings(checkpoint["data"]), data_settings(data.describe())
-    if all(then[key] == now.get(key) for key in ("data", "data.root") if key in then):
+    if is_same_source(then, now):
         texts = [change.text for change in changed_settings(then, now) if change.setting in _SPLIT]
         if texts:
             what = f"{', '.join(texts)} would take images that were trained on"

@@ -105,6 +105,11 @@ def data_settings(description: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"data": description["class_path"], **arguments}
 
 
+def is_same_source(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Returns whether two settings of `data_settings` are of one source of images, in one folder."""
+    return bool(then) and all(then.get(key) == now.get(key) for key in ("data", "data.root"))
+
+
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Returns the settings that differ, but for those that do not change the training.
 

@@ -148,6 +148,35 @@ def test_an_image_that_is_gone(cli: Run, place: Path) -> None:
     assert "data.mean [" in result.out
 
 
+def test_images_that_may_have_been_trained_on_are_not_validated_in_silence(cli: Run, place: Path) -> None:
+    validate = ("validate", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), "--explain", "null")
+    line = "have changed since the checkpoint was written: some of the validation images may have been trained on\n"
+    assert line not in cli(*validate).out
+    (place / "images/train/red/3.png").unlink()
+    result = cli(*validate)
+    assert (result.status, result.err) == (0, ""), result
+    assert line in result.out
+    (place / "images").rename(place / "others")
+    assert line not in cli(*validate, "--data.root", "others").out  # these are other images
+
+
+def test_a_cycle_ends_on_more_images_within_an_epoch(cli: Run, place: Path) -> None:
+    every = ("--checkpoint.every_n_train_steps=2", "--checkpoint.monitor=null", "--checkpoint.filename=within")
+    cycle = "--model.schedule=OneCycle"
+    assert cli("fit", "-c", "tiny.yaml", cycle, *every, *UNTESTED, "--name=cycle").status == 0
+    for split in ("train", "test"):
+        for name in ("red", "green", "blue"):
+            folder = place / "images" / split / name
+            for path in sorted(folder.iterdir()):
+                shutil.copy(path, folder / f"more{path.name}")
+    within = "logs/cycle/version_0/checkpoints/within.ckpt"
+    args = ("fit", "-c", "tiny.yaml", cycle, "--ckpt_path", within, "--name=more", *UNTESTED)
+    result = cli(*args, "--on_changed_data", "accept")
+    assert (result.status, result.err) == (0, ""), result
+    last = read_checkpoint_file(Path("logs/more/version_0/checkpoints/last.ckpt"))
+    assert last["lr_schedulers"][0]["last_epoch"] == last["continuation"]["total_steps"] == last["global_step"]
+
+
 def test_an_image_of_another_class(cli: Run, place: Path) -> None:
     # the last of one class becomes the first of the next: no image changes its place
     shutil.move(place / "images/train/blue/9.png", place / "images/train/green/-1.png")
