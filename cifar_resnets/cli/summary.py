@@ -11,6 +11,7 @@ import numpy as np
 import timm
 import torch
 import yaml
+from jsonargparse import get_loader
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import cifar_resnets.models  # noqa: F401  registers the networks
 from cifar_resnets.cli.parser import CommandParser, check_figure_path
 from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.models.registry import network_function
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.receptive_field.measured import verify
 from cifar_resnets.receptive_field.table import FORMATS, WIDE, print_summary
@@ -87,10 +89,14 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about slow initialisations
+            if ":" in name:  # a function of the user's
+                return network_function(name)(**arguments)
             if source in ("", "timm") and timm.is_model(short):
                 return timm.create_model(short, **arguments)
             if source in ("", "torchvision") and short in _torchvision_names():
                 return _torchvision(short, arguments)
+    except ConfigurationError:
+        raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"summary: {name}: {error}") from error
     hint = did_you_mean(short, [*timm.list_models(), *_torchvision_names()])
@@ -99,7 +105,7 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        arguments = yaml.safe_load(text)
+        arguments = get_loader("yaml")(text)  # as `fit` reads them: `1e-1` is a number
     except yaml.YAMLError:
         arguments = None
     if not isinstance(arguments, dict):
