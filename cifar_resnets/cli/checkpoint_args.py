@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import get_loader
 
+from cifar_resnets.cli.config_checks import recipe_value
 from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.resume import Start
@@ -34,7 +35,7 @@ def given_checkpoint(args: Sequence[str]) -> Start:
         ConfigurationError: when an evaluation is given none.
         CheckpointError: when it is missing, or was not written by `fit`.
     """
-    path = _value_of(args, "--ckpt_path") if args[0] in NEED_CHECKPOINT else None
+    path = _typed(args, "--ckpt_path", "ckpt_path") if args[0] in NEED_CHECKPOINT else None
     if path is not None:
         return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
     if args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
@@ -84,12 +85,33 @@ def on_top_of(checkpoint: Mapping[str, Any], args: Sequence[str]) -> list[str]:
     data = dict(checkpoint["data"])
     if (given := _value_of(args, "--data")) is not None:
         data["class_path"] = given
-    for name in _class_paths({"model": checkpoint["hyper_parameters"], "data": data}):
-        if not (name == given or str(name).startswith(OWN_CLASSES)):
-            trust = f"if you trust it, give --data {name}"
-            raise CheckpointError(f"--ckpt_path: the checkpoint names the class {name} of another package; {trust}")
+    foreign = _foreign_names(checkpoint["hyper_parameters"], data)
+    if unknown := {name: option for option, name in foreign if not _is_typed(args, option, name)}:
+        names, trust = ", ".join(map(str, unknown)), " ".join(f"{option} {name}" for name, option in unknown.items())
+        raise CheckpointError(
+            f"--ckpt_path: the checkpoint names the class {names} of another package; if you trust it, give {trust}"
+        )
     model = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "class_names"}
     return [args[0], "--config", json.dumps({"model": model, "data": data}), *args[1:]]
+
+
+def _foreign_names(model: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields what a checkpoint would import from other packages, with the option that sets it."""
+    for option, part in {"--data": data, **{f"--model.{key}": value for key, value in model.items()}}.items():
+        if option == "--model.network" and ":" in str(part):  # a function of a module
+            yield option, part
+        yield from ((option, name) for name in _class_paths(part) if not str(name).startswith(OWN_CLASSES))
+
+
+def _is_typed(args: Sequence[str], option: str, name: object) -> bool:
+    """Returns whether the user gives a class by its option, or by the key of a recipe."""
+    return name in (_typed(args, option, key := option.removeprefix("--")), _typed(args, option, f"{key}.class_path"))
+
+
+def _typed(args: Sequence[str], option: str, key: str) -> Any:
+    """Returns what the user gives by an option, or else by the key of a recipe; None without either."""
+    value = _value_of(args, option)
+    return recipe_value(args, key) if value is None else value
 
 
 def _value_of(args: Sequence[str], key: str) -> str | None:

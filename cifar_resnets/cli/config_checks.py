@@ -1,8 +1,10 @@
 """Checks of recipes and command lines that the parser does not make: duplicate keys, null, sizes of 0."""
 
 import argparse
+import contextlib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,12 @@ from cifar_resnets.support.signature import parameters_of
 
 # sections, which have keys but no value
 SECTIONS = ("model", "trainer", "checkpoint", "last_checkpoint")
+
+# Lightning's callbacks that do not suit ImageClassifier
+_UNSUITED = {
+    "BackboneFinetuning": "needs a module with a `backbone`, which ImageClassifier has not, leave it out",
+    "ModelPruning": "renames the weights that checkpoints hold, leave it out",
+}
 
 _Rule = tuple[Callable[[Any], bool], str]
 _AT_LEAST_ONE: _Rule = (lambda value: value >= 1), "1 or more"
@@ -44,20 +52,51 @@ _NUMBERS: dict[str, _Rule] = {
 # Before the command line is parsed.
 
 
-def check_recipes(args: Sequence[str]) -> None:
-    """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
+def check_recipes(args: Sequence[str]) -> list[str]:
+    """Checks that each recipe of a command line is a YAML file with keys, without duplicates.
+
+    Returns:
+        The command line, with its content in the place of a pipe, such as `-c <(...)`: it can be read only once.
+
+    Raises:
+        ConfigurationError: for the first recipe that is not.
+    """
+    contents: dict[str, str] = {}
+    for path in _recipes(args):
+        recipe = None if _is_content(path) else _check_recipe(Path(path))
+        if recipe is not None and not Path(path).is_file():
+            # on one line; `1e-3`, which PyYAML takes for text, stays as it is
+            contents[path] = yaml.safe_dump(recipe, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+    options = ("", "-c", "--config=")
+    exchanged = {option + path: option + content for path, content in contents.items() for option in options}
+    return [exchanged.get(arg, arg) for arg in args]
+
+
+def recipe_value(args: Sequence[str], key: str) -> Any:
+    """Returns a value from the last recipe of a command line that has the dotted key; None if there is none."""
+    for path in reversed(_recipes(args)):
+        with contextlib.suppress(yaml.YAMLError):  # the parser will report it
+            recipe = yaml.load(path, _Loader) if _is_content(path) else _read(Path(path))
+            if (value := _value(recipe, key)) is not None:
+                return value
+    return None
+
+
+def _recipes(args: Sequence[str]) -> list[str]:
+    """Returns the recipes of a command line: paths, or contents."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
-        given = parser.parse_known_args(list(args))[0].config
+        return list(parser.parse_known_args(list(args))[0].config)
     except argparse.ArgumentError:  # the value is missing: the parser will report it
-        return
-    for path in given:
-        if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
-            _check_recipe(Path(path))
+        return []
 
 
-def _check_recipe(path: Path) -> None:
+def _is_content(path: str) -> bool:
+    return path.lstrip().startswith("{")
+
+
+def _check_recipe(path: Path) -> dict[str, Any]:
     recipe = _read(path)
     if not isinstance(recipe, dict):
         what = "is empty" if recipe is None else f"is a {type(recipe).__name__}"
@@ -66,6 +105,7 @@ def _check_recipe(path: Path) -> None:
         if not isinstance(recipe.get(section, {}), dict):
             what = f"{section}: {recipe[section]}".replace("None", "nothing")
             raise ConfigurationError(f"--config: {path}: {what} is not allowed, give keys below it or leave it out")
+    return recipe
 
 
 def _read(path: Path) -> Any:
@@ -113,7 +153,10 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
     if _value(values, "trainer.barebones"):
         raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
-    for path, cls, given in _classes(values):  # the parser lets null through
+    for path, cls, given in _classes(values):
+        if cls.__name__ in _UNSUITED:
+            raise ConfigurationError(f"{path}: {cls.__name__} {_UNSUITED[cls.__name__]}")
+        # the parser lets null through
         for name, parameter in parameters_of(cls).items():
             if name in given and given[name] is None and _is_never_null(parameter):
                 raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")

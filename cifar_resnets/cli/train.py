@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import cifar_resnets.data.digits  # noqa: F401
 import cifar_resnets.data.image_folder  # noqa: F401
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
+from cifar_resnets.callbacks.predictions import PredictionWriter
 from cifar_resnets.callbacks.report_writer import ReportWriter
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
@@ -32,13 +34,13 @@ from cifar_resnets.cli.console import errors_of_threads, set_up_messages
 from cifar_resnets.cli.default_callbacks import ALL, Explanations, open_run_dir, trainer_arguments
 from cifar_resnets.cli.parse_errors import explain, user_error
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
+from cifar_resnets.distributed.scheduler import is_restarted
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
-from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.errors import ConfigurationError, DivergenceError, SearchError, UserError, memory_error
 from cifar_resnets.runs import resume
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_file import KEY, AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
-from cifar_resnets.runs.run_dir import CHECKPOINTS
+from cifar_resnets.runs.run_dir import CHECKPOINTS, missing_folders, name_of_run, remove_unused
 from cifar_resnets.support.former_names import current_names
 
 TRAINER_DEFAULTS = {
@@ -64,6 +66,8 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
     """
     set_up_messages()
     set_loader("yaml", load_recipe, (yaml.YAMLError,))
+    # defaults of Lightning's callbacks, such as that of Timer, which config.yaml holds
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
     cli_class = cli_class or CLI
     try:
         cli_class(
@@ -81,7 +85,14 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         )
         if errors_of_threads:
             raise errors_of_threads[0]
-    except (ValueError, TypeError, RuntimeError, argparse.ArgumentError, MisconfigurationException) as error:
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        argparse.ArgumentError,
+        MisconfigurationException,
+    ) as error:
         if (line := user_error(error)) is None:
             raise
         raise line from error
@@ -95,6 +106,17 @@ class CLI(LightningCLI):
     start: resume.Start
     run_dir: Path | None = None  # none for a run that writes no files
     parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
+    _new: tuple[Path, list[Path]] | None = None  # a folder that this process has made for the run, and those above it
+    _copies: list[Path]  # files of another run in it
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._copies = []
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException as error:
+            if self._new is not None and not isinstance(error, (DivergenceError, SearchError)):
+                remove_unused(*self._new, self._copies)
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -118,9 +140,12 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
         assert isinstance(args, list)
-        self.arguments, self.start = args, given_checkpoint(args)
-        checkpoint, given = self.start.content, current_names(args)
-        check_recipes(given)
+        current = current_names(args)
+        given = check_recipes(current)
+        pipes = {old: new for old, new in zip(current, given, strict=True) if old != new}
+        sys.argv = [pipes.get(arg, arg) for arg in sys.argv]  # Lightning starts other ranks by it, run.json holds it
+        self.arguments, self.start = [pipes.get(arg, arg) for arg in args], given_checkpoint(given)
+        checkpoint = self.start.content
         try:
             self.config = parser.parse_args(given if checkpoint is None else on_top_of(checkpoint, given))
         except argparse.ArgumentError as error:
@@ -129,6 +154,8 @@ class CLI(LightningCLI):
             used = dict(zip(self.subcommands(), self.parsers, strict=True))[args[0]]
             keys = used.get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
+        if self.start.checkpoint is not None:
+            self.config[args[0]].ckpt_path = str(self.start.checkpoint)  # a recipe that follows may have another one
         check_values(args[0], self.config[args[0]].as_dict())
         if checkpoint is not None and self.config[args[0]].model.weights is not None:
             raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
@@ -152,12 +179,14 @@ class CLI(LightningCLI):
         config = self.config.fit
         rank = int(rank_zero_only.rank)  # type: ignore[attr-defined]  # of Lightning
         if rank == 0:
-            root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
+            root, name = Path(config.trainer.default_root_dir), self._name(config, config.model.network)
             elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
             self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
             resume.pass_to_children(self.start.checkpoint)
             for warning in self.start.warnings:
                 print(f"warning: {warning}", flush=True)
+            if self.start.note:
+                print(self.start.note, flush=True)
         if rank or self.start.checkpoint:
             config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
 
@@ -173,10 +202,9 @@ class CLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**trainer_arguments(config, self.run_dir, events), **kwargs)
             check_strategy(trainer)
-        except (ValueError, TypeError) as error:
-            if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
-                shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
-            raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
+        except (ValueError, TypeError, RuntimeError) as error:  # the last one is of SLURM's variables
+            known = isinstance(error, UserError) or memory_error(error)
+            raise error if known else ConfigurationError(f"trainer: {error}") from error
         launcher = trainer.strategy.launcher
         if (
             trainer.world_size > 1 and launcher and not launcher.is_interactive_compatible
@@ -186,14 +214,25 @@ class CLI(LightningCLI):
 
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:
         """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
-        root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
-        record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
+        root, name = Path(config.trainer.default_root_dir), self._name(config, self.model.hparams["network"])
+        parents = missing_folders(root / name)
+        record = {"subcommand": self.subcommand, "seed": config.seed_everything, **resume.identity(self.arguments)}
         # the other ranks write nothing
         run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
+        if self._lock is not None and self.start.run_dir is None:
+            self._new = run_dir, parents
         self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
         for checkpoint in (config.checkpoint, config.last_checkpoint):
             checkpoint.dirpath = checkpoint.dirpath or str(run_dir / CHECKPOINTS)
         return event_files(run_dir) if run_dir == self.start.run_dir else None
+
+    def _name(self, config: Namespace, network: str) -> str:
+        """Returns the name of the run: as given, of the run whose checkpoint is evaluated, or the network's."""
+        path, content = self.start.checkpoint, self.start.content
+        known = None
+        if self.subcommand != "fit" and path is not None and content is not None:
+            known = name_of_run(path, content.get(KEY))
+        return config.name or known or network.replace(":", ".")
 
     def after_instantiate_classes(self) -> None:
         """Checks that the checkpoint fits the network, and hands it to the Trainer."""
@@ -203,6 +242,7 @@ class CLI(LightningCLI):
         check_fits(content, self.model, self.model.hparams)
         if self.subcommand == "fit" and self.start.run_dir is None and self.run_dir is not None:
             resume.branch_off(path, content, self.run_dir)
+            self._copies = [each for each in self.run_dir.rglob("*") if each.is_file()]
         self._preload(path, content)
         self.start = dataclasses.replace(self.start, content=None)  # the Trainer frees it
 
@@ -241,6 +281,12 @@ class CLI(LightningCLI):
             if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
                 print(f"dashboard: tensorboard --logdir {self.config.fit.trainer.default_root_dir}")
         self.after_test()
+
+    def after_predict(self) -> None:
+        """Prints the path of the predictions."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # of Lightning
+            if isinstance(callback, PredictionWriter) and callback.path.exists():
+                rank_zero_only(print)(f"predictions: {callback.path}")
 
     def after_test(self) -> None:
         """Prints the path of the report."""

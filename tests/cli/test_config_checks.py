@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
-from cifar_resnets.cli.config_checks import check_recipes, check_values
+from cifar_resnets.cli.config_checks import check_recipes, check_values, recipe_value
 from cifar_resnets.data.cifar import CIFAR10
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.schedules import OneCycle
@@ -72,6 +75,30 @@ def test_bad_recipes(tmp_path: Path, content: str | bytes, said: str) -> None:
 
 def test_a_list_is_not_made_a_set_of_keys(tmp_path: Path) -> None:
     check_recipes(recipe(tmp_path, "model: {widths: [8, 8, 8]}\n"))
+
+
+@pytest.mark.parametrize("flags", [["-c", "PATH"], ["--config=PATH"], ["-cPATH"]])
+def test_a_pipe_is_read_once_and_replaced_by_its_content(tmp_path: Path, flags: list[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = "model: {lr: 1e-3, schedule: null}\nname: '07'\n"
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    args = check_recipes(["fit", *(flag.replace("PATH", str(pipe)) for flag in flags), "--name", "x"])
+    writer.join()
+    assert (args[0], args[-2:]) == ("fit", ["--name", "x"])
+    content = args[-3].removeprefix("--config=").removeprefix("-c")
+    assert content == "{model: {lr: 1e-3, schedule: null}, name: '07'}"
+    assert yaml.safe_load(content) == yaml.safe_load(text)
+    assert check_recipes(args) == args  # as in a process that Lightning starts
+
+
+def test_the_last_recipe_with_a_value_counts(tmp_path: Path) -> None:
+    args = [*recipe(tmp_path, "ckpt_path: a.ckpt\nmodel: {lr: 1}\n"), "-c", '{"model": {"lr": null}}', "-c", "{broken"]
+    assert recipe_value(args, "ckpt_path") == "a.ckpt"
+    assert recipe_value(args, "model.lr") == 1
+    assert recipe_value(args, "model.lr.deep") is None
+    assert recipe_value(["fit"], "model.lr") is None
 
 
 # Values.
@@ -138,3 +165,9 @@ def test_a_rate_to_be_found_needs_a_finder() -> None:
         check_values("fit", {**wanted, "trainer": enough})
     check_values("fit", {**wanted, "ckpt_path": "last.ckpt"})
     check_values("find_lr", wanted)
+
+
+@pytest.mark.parametrize("name", ["BackboneFinetuning", "ModelPruning"])
+def test_callbacks_that_do_not_suit_the_classifier_are_refused(name: str) -> None:
+    callback = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": {}}
+    assert f"trainer.callbacks: {name} " in refusal(check_values, "fit", {"trainer": {"callbacks": [callback]}})
