@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,14 +41,10 @@ def _draw_gaps(axes: Axes, reliability: Reliability) -> None:
     accuracy, confidence, edges = reliability.accuracy, reliability.confidence, reliability.edges
     over, under = (np.where(is_so, 1, np.nan) for is_so in (confidence > accuracy, confidence < accuracy))
     axes.stairs(accuracy, edges, fill=True, color=style.BLUE, label="accuracy")
-    # neither is drawn in an empty bin, which is NaN; the second one is part of the bar, which stays visible below it
-    fills: dict[str, dict[str, Any]] = {
-        "over": {"color": style.PALETTE["over"]},
-        "under": {"facecolor": "none", "edgecolor": style.PALETTE["under"], "hatch": "////", "lw": 0},
-    }
-    for ends, name in ((over, "over"), (under, "under")):
-        label = f"gap: {name}confident"
-        axes.stairs(confidence * ends, edges, baseline=accuracy, fill=True, label=label, **fills[name])
+    # neither is drawn in an empty bin, which is NaN; the second is part of the bar, whose blue stays visible below it
+    for ends, name, alpha in ((over, "over", 1.0), (under, "under", 0.4)):
+        color, label = style.PALETTE[name], f"gap: {name}confident"
+        axes.stairs(confidence * ends, edges, baseline=accuracy, fill=True, color=color, alpha=alpha, label=label, lw=0)
     axes.hlines(accuracy, edges[:-1], edges[1:], color=style.INK, lw=1.5)
     axes.plot([0, 1], [0, 1], color=style.INK, ls="--", lw=1)
     axes.set(ylim=(0, 1), ylabel="accuracy")
