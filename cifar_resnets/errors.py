@@ -74,8 +74,8 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
 CANNOT_WRITE |= {errno.EEXIST}  # a file in the place of a folder
 # messages of PyTorch, of the dynamic linker and of Python, in lower case
-EXHAUSTED = ("out of memory", "t allocate memory", "not enough memory", "bad_alloc", "failed to map segment")
-EXHAUSTED += ("can't start new thread",)
+EXHAUSTED = {"out of memory", "t allocate memory", "not enough memory", "bad_alloc", "failed to map segment"}
+EXHAUSTED |= {"can't start new thread"}
 
 
 def output_error(error: OSError) -> OutputError | None:

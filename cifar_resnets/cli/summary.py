@@ -90,7 +90,7 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about slow initialisations
             if ":" in name:  # a function of the user's
-                return network_function(name)(**arguments)
+                return network_function(name)(**arguments)  # type: ignore[no-any-return]
             if source in ("", "timm") and timm.is_model(short):
                 return timm.create_model(short, **arguments)
             if source in ("", "torchvision") and short in _torchvision_names():

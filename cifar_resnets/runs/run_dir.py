@@ -76,9 +76,9 @@ def name_of_run(checkpoint: Path, state: object) -> str | None:
     """
     found = checkpoint.absolute().parent
     recorded = state.get("run_dir") if isinstance(state, Mapping) else None
-    folder = found.parent if found.name == CHECKPOINTS else Path(str(recorded))
-    name, is_run = folder.parent.name, re.fullmatch(r"version_\d+", folder.name) is not None
-    return name if is_run and name not in ("", "..") and name.isprintable() else None
+    folders = [*([found.parent] if found.name == CHECKPOINTS else []), Path(str(recorded))]
+    names = [each.parent.name for each in folders if re.fullmatch(r"version_\d+", each.name)]
+    return next((name for name in names if name not in ("", "..") and name.isprintable()), None)
 
 
 def run_dirs(root: Path, name: str) -> list[Path]:

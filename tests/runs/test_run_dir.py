@@ -97,7 +97,7 @@ def test_what_a_run_has_written_stays_and_so_do_its_neighbours(tmp_path: Path) -
     [
         ("logs/b/version_3/checkpoints/best.ckpt", "logs/a/version_0", "b"),  # the folder was renamed
         ("best.ckpt", "logs/a/version_0", "a"),
-        ("checkpoints/best.ckpt", "logs/a/version_0", None),
+        ("moved/checkpoints/best.ckpt", "logs/a/version_0", "a"),
         ("best.ckpt", "../version_0", None),
         ("best.ckpt", "logs/a", None),
         ("best.ckpt", "logs/a\n/version_0", None),
