@@ -1,18 +1,26 @@
 """Entry point of the command line: dispatches commands before torch is imported, and prints errors as one line."""
 
 import importlib
+import io
 import locale
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from cifar_resnets import __version__
 from cifar_resnets.distributed.rank_failure import WAIT, ending_together, report, wait_for_launcher
-from cifar_resnets.distributed.scheduler import REQUEUE_TIMEOUT, is_under_torchrun, rank_by_environment, requeue
+from cifar_resnets.distributed.scheduler import (
+    REQUEUE_TIMEOUT,
+    forget_leftovers,
+    is_under_torchrun,
+    rank_by_environment,
+    requeue,
+)
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
-from cifar_resnets.errors import ConfigurationError, UserError, output_error
+from cifar_resnets.errors import ConfigurationError, UserError, memory_error, output_error
 from cifar_resnets.support.malloc import keep_freed_memory
 
 COMMANDS = {
@@ -48,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit status of an error (see `cifar_resnets.errors`), or 128 + n after signal n.
     """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the caller has closed it
-            setattr(sys, name, open(os.devnull, "w"))
+    _set_up_output()
     if argv is None:
         _use_utf8()
+    forget_leftovers(os.environ)  # before Lightning is imported, which reads the rank
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -75,11 +82,28 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
+def _set_up_output() -> None:
+    """Makes printing possible where output was closed, and names of classes where its encoding has no such letters."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed it
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _find_modules_here() -> None:
+    """Lets recipes name modules of the current folder, as with `python -m`; those that are installed come first."""
+    with suppress(OSError):  # the folder may be gone
+        if not {"", here := os.getcwd()} & set(sys.path):
+            sys.path.append(here)
+
+
 def _run(args: list[str], debug: bool) -> None:
     try:
         if args[0] not in COMMANDS:
             raise ConfigurationError(f"{args[0]!r} is not a command, give one of {', '.join(COMMANDS)}")
         keep_freed_memory()
+        _find_modules_here()
         with SIGNALS_OF_PROCESS.installed():
             _runner(args[0])(args)
     except Stopped as stop:
@@ -91,8 +115,9 @@ def _run(args: list[str], debug: bool) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except OSError as error:
-        if debug or (culprit := output_error(error)) is None:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        culprit = memory_error(error) or (output_error(error) if isinstance(error, OSError) else None)
+        if debug or culprit is None:
             raise
         _fail(str(culprit), culprit.exit_status)
 

@@ -55,14 +55,15 @@ class ImageClassifier(pl.LightningModule):
 
     Args:
         class_names: names of the classes, in the order of the labels; by default those of the checkpoint or the data.
-        network: a name of timm's registry: `cifar_resnet20`, ..., or any of timm's own.
+        network: a name of timm's registry, such as `cifar_resnet20`, or a function that builds one, as `mine:net`.
         network_args: more arguments of the network, for example `{shortcut: B}`.
         weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
             `load_weights`. Not read when a run is resumed.
         init: special initial weights: `dirac`, convolutions that pass their channels on, see `init_dirac`;
             `whiten`, a first layer that whitens the training images and is not trained, see `whiten_first_layer`.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
-        optimizer: a class of torch.optim (`SGD`, `AdamW`) or a name of timm's (`lamb`); SGD has Nesterov momentum 0.9.
+        optimizer: a class of torch.optim (`SGD`, `AdamW`), a name of timm's (`lamb`), or the path of a class
+            (`mine.MySGD`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
         weight_decay: weight decay.
         decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
@@ -151,7 +152,7 @@ class ImageClassifier(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
-            try_network(self.network, self.hparams["network"], data.image_shape)
+            try_network(self.network, self.hparams["network"], data.image_shape, len(self.class_names))
             check_views(self.tta, data.image_shape)
             if whitens:
                 whiten_first_layer(self.network, data.sample(NUM_WHITENED))
@@ -257,9 +258,8 @@ class ImageClassifier(pl.LightningModule):
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Builds the optimizer at the base rate `lr`; a subclass may give parameter groups rates of their own."""
         args = {name: self.hparams[name] for name in OPTIMIZER_ARGS}
-        on_gpu = all(parameter.is_cuda for parameter in self.network.parameters())
         # in mixed precision Lightning clips no gradients of a fused optimizer
-        fused = on_gpu and self.trainer.gradient_clip_val is None
+        fused = all(each.is_cuda for each in self.network.parameters()) and self.trainer.gradient_clip_val is None
         return build_optimizer(self.network, self.hparams["optimizer"], **args, fused=fused)
 
     def set_rates(self, lr: float, lr_min: float | None = None) -> None:

@@ -48,6 +48,12 @@ class OutputError(UserError):
     exit_status = 6
 
 
+class ResourceError(UserError):
+    """Memory that is exhausted."""
+
+    exit_status = 6
+
+
 def require(section: str, condition: bool, name: str, value: object, allowed: str) -> None:
     """Checks a value of a recipe.
 
@@ -78,6 +84,10 @@ def local_path(key: str, path: str | os.PathLike[str]) -> str:
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
 CANNOT_WRITE |= {errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
+CANNOT_WRITE |= {errno.EEXIST}  # a file in the place of a folder
+# messages of PyTorch, of the dynamic linker and of Python, in lower case
+EXHAUSTED = {"out of memory", "t allocate memory", "not enough memory", "bad_alloc", "failed to map segment"}
+EXHAUSTED |= {"can't start new thread"}
 
 
 def output_error(error: OSError) -> OutputError | None:
@@ -85,6 +95,15 @@ def output_error(error: OSError) -> OutputError | None:
     if error.errno not in CANNOT_WRITE:
         return None
     return OutputError(f"{os.fsdecode(error.filename or 'output')}: {error.strerror}")
+
+
+def memory_error(error: BaseException) -> ResourceError | None:
+    """Converts an error of exhausted memory; returns None for an error of another kind."""
+    is_of_system = isinstance(error, (RuntimeError, ImportError, OSError))
+    if not (isinstance(error, MemoryError) or is_of_system and any(each in str(error).lower() for each in EXHAUSTED)):
+        return None
+    what = one_line(error)[:120]
+    return ResourceError(f"memory is exhausted ({what}): give a smaller batch, network or number of images")
 
 
 def one_line(error: BaseException) -> str:

@@ -37,7 +37,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fit_ends_with_both_figures_and_the_dashboard(digits: Path, tmp_path: Path) -> None:
     run = digits / "logs/quickstart/version_0"
     result = succeeded(shell("test", "--ckpt_path", str(run / "checkpoints/best.ckpt"), cwd=tmp_path))
-    again = read_json(tmp_path / "logs/cifar_resnet20/version_0/test.json")
+    again = read_json(tmp_path / "logs/quickstart/version_0/test.json")
     first = read_json(run / "test.json")
     assert {figure: again[figure] for figure in FIGURES} == {figure: first[figure] for figure in FIGURES}
     assert f"{first['accuracy']:.2%}".replace("%", " %") in result.out
@@ -61,7 +61,7 @@ def test_two_ranks_test_as_one(digits: Path, tmp_path: Path) -> None:
     args = ["--ckpt_path", str(run / "checkpoints/best.ckpt"), "--data.eval_batch_size", "100"]
     result = succeeded(shell("test", *args, *TWO_RANKS, cwd=tmp_path))
     assert result.out.count("Test images") == 1
-    two, one = read_json(tmp_path / "logs/cifar_resnet20/version_0/test.json"), read_json(run / "test.json")
+    two, one = read_json(tmp_path / "logs/quickstart/version_0/test.json"), read_json(run / "test.json")
     assert {figure: two[figure] for figure in FIGURES} == {figure: one[figure] for figure in FIGURES}
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 

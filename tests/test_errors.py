@@ -16,6 +16,7 @@ EXIT_STATUSES = {
     "DivergenceError": 5,
     "SearchError": 5,
     "OutputError": 6,
+    "ResourceError": 6,
 }
 # run before and after the import, because a start of Python brings some modules of its own
 IMPORTS = "import sys; before = set(sys.modules); import cifar_resnets.errors; print(*set(sys.modules) - before)"
@@ -62,8 +63,38 @@ def test_importing_it_loads_nothing_but_the_package():
 
 @pytest.mark.parametrize(
     ("number", "line"),
-    [(errno.ENOSPC, "last.ckpt: No space left on device"), (errno.EROFS, "last.ckpt: Read-only file system")],
+    [
+        (errno.ENOSPC, "last.ckpt: No space left on device"),
+        (errno.EROFS, "last.ckpt: Read-only file system"),
+        (errno.EEXIST, "last.ckpt: File exists"),
+    ],
 )
 def test_what_cannot_be_written_is_the_user_s_to_mend(number, line):
     assert str(errors.output_error(OSError(number, os.strerror(number), "last.ckpt"))) == line
     assert errors.output_error(ConnectionResetError(errno.ECONNRESET, "of another rank")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 1.2 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_exhausted_memory_is_a_line(error):
+    line = str(errors.memory_error(error))
+    assert line.startswith("memory is exhausted (") and line.endswith(
+        "give a smaller batch, network or number of images"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OSError(errno.ENOENT, "no file"), ValueError("out of memory")]
+)
+def test_other_errors_have_nothing_to_do_with_memory(error):
+    assert errors.memory_error(error) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -57,3 +58,39 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar_resnets.cli.train, "run", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["fit"])
+
+
+def test_exhausted_memory_ends_in_a_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    import cifar_resnets.cli.train
+    from cifar_resnets.__main__ import main
+
+    def fail(args: list[str]) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(cifar_resnets.cli.train, "run", fail)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit"])
+    assert stop.value.code == 6
+    assert capfd.readouterr().err.startswith("cifar-resnets: memory is exhausted (Unable to allocate 9 GiB)")
+
+
+def test_letters_that_the_output_has_not_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cifar_resnets.__main__ import main
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    main(["--version"])
+    print("Bär", flush=True)
+    assert written.getvalue().endswith(b"B\\xe4r\n")
+
+
+def test_modules_of_the_current_folder_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from cifar_resnets.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    (tmp_path / "of_the_user.py").write_text("import timm\nnet = timm.models.resnet10t")
+    main(["summary", "of_the_user:net"])
+    assert "resnet10t" in capfd.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
@@ -128,7 +128,9 @@ class Continuation(pl.Callback):
         """Restores the state of the Trainer, and the logs."""
         if (state := self._state) is not None:
             enter(trainer, state["place"])
-            trainer.should_stop = state["should_stop"]
+            is_timed = any(isinstance(each, Timer) for each in trainer.callbacks)  # type: ignore[attr-defined]
+            # a Timer knows itself whether its time, which may be longer now, is over
+            trainer.should_stop = trainer.should_stop or (state["should_stop"] and not is_timed)
             trainer.callback_metrics.update(state["metrics"])
         self._restore_logs(trainer)
 

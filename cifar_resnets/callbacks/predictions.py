@@ -17,7 +17,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(write_interval="epoch")
-        self.run_dir = run_dir
+        self.path = run_dir / "predictions.csv"
 
     def write_on_epoch_end(
         self,
@@ -31,7 +31,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
             rows = [row.tolist() for batch in batches for row in batch]
-            write_csv(self.run_dir / "predictions.csv", pl_module.class_names, rows)
+            write_csv(self.path, pl_module.class_names, rows)
 
 
 def write_csv(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import get_loader
 
-from cifar_resnets.cli.config_checks import given_recipes
+from cifar_resnets.cli.config_checks import given_recipes, recipe_value
 from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, local_path
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
@@ -39,7 +39,9 @@ def given_checkpoint(args: Sequence[str]) -> Start:
         ConfigurationError: when an evaluation is given none.
         CheckpointError: when it is missing, or was not written by `fit`.
     """
-    path = _value_of(args, "--ckpt_path") if args[0] in NEED_CHECKPOINT else None
+    path = None
+    if args[0] in NEED_CHECKPOINT:
+        path = _value_of(args, "--ckpt_path") or recipe_value(args, "ckpt_path")
     if path is not None:
         path = local_path("--ckpt_path", path)
         return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
@@ -134,10 +136,13 @@ def check_classes(checkpoint: Mapping[str, Any], typed: Iterable[Any]) -> None:
     """
     classes = list(_classes(checkpoint))
     allowed = set(_texts(list(typed))) if classes else set()
-    for key, name in classes:
-        if name not in allowed:
-            names = f"--ckpt_path: the checkpoint names the class {short(str(name))} of another package"
-            raise CheckpointError(f"{names}, whose code would run; if you trust it, give --{key} {short(str(name))}")
+    if foreign := [(key, short(str(name))) for key, name in classes if name not in allowed]:
+        one = len(foreign) == 1
+        what = f"class {foreign[0][1]}" if one else f"classes {', '.join(name for _, name in foreign)}"
+        trust = f"if you trust {'it' if one else 'them'}, give {' '.join(f'--{key} {name}' for key, name in foreign)}"
+        raise CheckpointError(
+            f"--ckpt_path: the checkpoint names the {what} of another package, whose code would run; {trust}"
+        )
 
 
 def _classes(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

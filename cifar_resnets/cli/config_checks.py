@@ -1,7 +1,9 @@
 """Checks of recipes and command lines that the parser does not make: duplicate keys, null, sizes of 0."""
 
 import argparse
+import contextlib
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,11 +53,36 @@ _NUMBERS: dict[str, _Rule] = {
 # Before the command line is parsed.
 
 
-def check_recipes(args: Sequence[str]) -> None:
-    """Raises ConfigurationError unless each recipe of a command line is a YAML file with keys, without duplicates."""
+def check_recipes(args: Sequence[str]) -> list[str]:
+    """Checks that each recipe of a command line is a YAML file with keys, without duplicates.
+
+    Returns:
+        The command line, with its content in the place of a pipe, such as `-c <(...)`: it can be read only once.
+
+    Raises:
+        ConfigurationError: for the first recipe that is not.
+    """
+    contents: dict[str, str] = {}
     for path in given_recipes(args):
-        if not path.lstrip().startswith("{"):  # not a file, but the recipe itself
-            _check_recipe(Path(local_path("--config", path)))
+        file = None if _is_content(path) else Path(local_path("--config", path))
+        recipe = None if file is None else _check_recipe(file)
+        if file is not None and not file.is_file():
+            # on one line; `1e-3`, which PyYAML takes for text, stays as it is
+            contents[path] = yaml.safe_dump(recipe, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+    options = ("", "-c", "--config=")
+    exchanged = {option + path: option + content for path, content in contents.items() for option in options}
+    return [exchanged.get(arg, arg) for arg in args]
+
+
+def recipe_value(args: Sequence[str], key: str) -> Any:
+    """Returns a value from the last recipe of a command line that has the dotted key; None if there is none."""
+    for path in reversed(given_recipes(args)):
+        with contextlib.suppress(yaml.YAMLError):  # the parser will report it
+            content = _is_content(path)
+            recipe = yaml.load(path, _Loader) if content else _read(Path(local_path("--config", path)))
+            if (value := _value(recipe, key)) is not None:
+                return value
+    return None
 
 
 def given_recipes(args: Sequence[str]) -> list[str]:
@@ -68,7 +95,11 @@ def given_recipes(args: Sequence[str]) -> list[str]:
         return []
 
 
-def _check_recipe(path: Path) -> None:
+def _is_content(path: str) -> bool:
+    return path.lstrip().startswith("{")
+
+
+def _check_recipe(path: Path) -> dict[str, Any]:
     recipe = _read(path)
     if not isinstance(recipe, dict):
         what = "is empty" if recipe is None else f"is a {type(recipe).__name__}"
@@ -77,6 +108,7 @@ def _check_recipe(path: Path) -> None:
         if not isinstance(recipe.get(section, {}), dict):
             what = f"{section}: {recipe[section]}".replace("None", "nothing")
             raise ConfigurationError(f"--config: {path}: {what} is not allowed, give keys below it or leave it out")
+    return recipe
 
 
 def _read(path: Path) -> Any:
@@ -140,7 +172,8 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
     if _value(values, "trainer.barebones"):
         raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
-    for path, cls, given in _classes(values):  # the parser lets null through
+    for path, cls, given in _classes(values):
+        # the parser lets null through
         for name, parameter in parameters_of(cls).items():
             if name in given and given[name] is None and _is_never_null(parameter):
                 raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")

@@ -15,9 +15,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_resnets.callbacks.confusion import Confusion, EvaluationWriter
 from cifar_resnets.callbacks.dashboard import Dashboard
@@ -140,7 +141,7 @@ def callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | 
     Raises:
         ConfigurationError: when the recipe names a default callback twice.
     """
-    named, defaults = _as_list(config.trainer.callbacks), default_callbacks(config, run_dir, events)
+    named, defaults = _without_hidden_bars(config.trainer), default_callbacks(config, run_dir, events)
     defaults = [each for each in defaults if not _is_named(each, named)]
     for each in (*named, *defaults):
         if isinstance(each, (Misclassified, EvaluationWriter)):
@@ -161,8 +162,20 @@ def default_callbacks(config: Namespace, run_dir: Path | None, events: dict[str,
     return found
 
 
+def _without_hidden_bars(trainer: Namespace) -> list[pl.Callback]:
+    """Returns the recipe's callbacks, without progress bars where no terminal shows them."""
+    named = _as_list(trainer.callbacks)
+    if trainer.enable_progress_bar is not None or sys.stdout.isatty():
+        return named
+    for each in named:
+        if isinstance(each, ProgressBar):
+            remedy = "--trainer.enable_progress_bar true shows it"
+            rank_zero_only(print)(f"{type(each).__name__} is left out, there is no terminal: {remedy}")
+    return [each for each in named if not isinstance(each, ProgressBar)]
+
+
 def _is_named(default: pl.Callback, named: Sequence[pl.Callback]) -> bool:
-    number = sum(isinstance(each, type(default)) for each in named)
+    number = sum(isinstance(each, ProgressBar if isinstance(default, ProgressBar) else type(default)) for each in named)
     if number > 1:
         raise ConfigurationError(f"trainer.callbacks: {type(default).__name__} is there twice")
     return number == 1

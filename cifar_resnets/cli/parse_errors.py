@@ -1,5 +1,6 @@
 """Turns an error of the command line into one line: jsonargparse often reports twenty lines of types."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, one_line
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, memory_error, one_line
 from cifar_resnets.support.signature import parameters_of
 from cifar_resnets.support.text import did_you_mean
 from cifar_resnets.training.schedules import Schedule
@@ -23,6 +24,10 @@ MISSING = r"the following arguments are required: (?:\w+\.)*(\w+)"
 EXPECTED = r"^([ -]*)(?:Expected an? (.+?)(?:\. Got value.*)?|Not a valid (subclass) of .*)$"
 GIVEN = r"Got value: (.*)|Given value: (?:NestedArg\(key='([^']*)', val=(.*)\)|(.*))"
 CLASS = r"Problem with given class_path '([\w.]+)\.(\w+)'"
+# what the parser cannot import, and why
+IMPORT = (
+    r"Problem with given class_path '([\w.]+)\.\w+':\n\W*(No module named .*|cannot import .*|module '.* has no .*)"
+)
 # an appended callback is also tried as the base class, whose complaint is of no use
 BASE_CLASS = r"^ *- Problem with given class_path 'lightning.Callback':\n *Option '\w+' is not accepted\n"
 
@@ -36,6 +41,8 @@ def explain(message: str, keys: Iterable[str]) -> str:
     """
     message = re.sub(BASE_CLASS, "", message, flags=re.MULTILINE)
     path = _path(message)
+    if match := re.search(IMPORT, message):
+        return f"{path}: cannot import {match[1]}: {match[2]}"
     if match := re.search(UNKNOWN, message):
         typed = [key for key in keys if not re.search(r"\.(class_path|init_args)\b", key)]
         key = _joined(path, *match.groups())
@@ -105,7 +112,9 @@ def user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    if line := unknown_metric(str(error)):
+    if exhausted := memory_error(error):
+        return exhausted
+    if line := unknown_metric(str(error)) or _known_problem(error):
         return ConfigurationError(line)
     if isinstance(error, MisconfigurationException):
         return ConfigurationError(str(error))
@@ -117,6 +126,27 @@ def user_error(error: BaseException) -> UserError | None:
         line = str(error).partition("\n")[0]
         return ConfigurationError(f"model.compile: {line}; leave it out, or install what is missing")
     return ConfigurationError(f"trainer: {error}") if is_of_trainer(error) else None
+
+
+# what callbacks, loggers and PyTorch raise for a setting of the user, and what to say of it
+_PROBLEMS = {
+    r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':\n[\s-]*(.*)": r"\1: \2",  # of its constructor
+    r"Expected more than 1 value per channel when training": (
+        "data.batch_size: 1 image on a rank is too few for batch normalisation behind a global pooling, give 2 or more"
+    ),
+    r"view size is not compatible with input tensor's size and stride": (
+        "model.channels_last: true does not suit the optimizer or a callback, give false"
+    ),
+}
+
+
+def _known_problem(error: BaseException) -> str | None:
+    if isinstance(error, ImportError):  # a package that a callback needs
+        return one_line(error)
+    if isinstance(error, argparse.ArgumentError):  # see `explain`
+        return None
+    found = ((re.search(pattern, str(error)), line) for pattern, line in _PROBLEMS.items())
+    return next((match.expand(line) for match, line in found if match), None)
 
 
 def is_of_trainer(error: BaseException) -> bool:

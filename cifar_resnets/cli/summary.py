@@ -13,6 +13,7 @@ import numpy as np
 import timm
 import torch
 import yaml
+from jsonargparse import get_loader
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -21,11 +22,12 @@ import cifar_resnets.models  # noqa: F401  registers the networks
 from cifar_resnets.cli.parser import CommandParser, check_figure_path, local
 from cifar_resnets.data.image_modes import to_rgb
 from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.models.registry import network_function
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.receptive_field.measured import verify
 from cifar_resnets.receptive_field.table import FORMATS, WIDE, print_summary
 from cifar_resnets.receptive_field.theory import summarize
-from cifar_resnets.support.bounded_yaml import load_bounded
+from cifar_resnets.support.bounded_yaml import check_aliases
 from cifar_resnets.support.text import did_you_mean
 
 EXAMPLES = """
@@ -121,10 +123,14 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about slow initialisations
+            if ":" in name:  # a function of the user's
+                return network_function(name)(**arguments)  # type: ignore[no-any-return]
             if source in ("", "timm") and timm.is_model(short):
                 return timm.create_model(short, **arguments)
             if source in ("", "torchvision") and short in _torchvision_names():
                 return _torchvision(short, arguments)
+    except ConfigurationError:
+        raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigurationError(f"summary: {name}: {error}") from error
     hint = did_you_mean(short, [*timm.list_models(), *_torchvision_names()])
@@ -133,7 +139,8 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        arguments = load_bounded(text)
+        check_aliases(text)
+        arguments = get_loader("yaml")(text)  # as `fit` reads them: `1e-1` is a number
     except yaml.YAMLError:
         arguments = None
     if not isinstance(arguments, dict):

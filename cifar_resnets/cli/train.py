@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
+import sys
+from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +16,36 @@ from jsonargparse import Namespace, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-# data sources that a recipe can name without their module
-import cifar_resnets.data.cifar  # noqa: F401
-import cifar_resnets.data.digits  # noqa: F401
-import cifar_resnets.data.image_folder  # noqa: F401
-from cifar_resnets.callbacks.best_checkpoint import BestCheckpoint, best_of
-from cifar_resnets.callbacks.exact_resume import OnChangedData
-from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
-from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
-from cifar_resnets.callbacks.report_writer import ReportWriter
+from cifar_resnets.callbacks.best_checkpoint import best_of
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.cli.checkpoint_args import (
-    blame,
-    check_classes,
-    check_fits,
-    given_checkpoint,
-    load_recipe,
-    names_root,
-    on_top_of,
-    read_evaluable,
-)
+from cifar_resnets.cli import checkpoint_args
 from cifar_resnets.cli.class_names import network_classes
-from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local, seed_of
+from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
-from cifar_resnets.cli.default_callbacks import (
-    ALL,
-    Explanations,
-    claim_checkpoint_folders,
-    open_run_dir,
-    trainer_arguments,
-)
+from cifar_resnets.cli.default_callbacks import claim_checkpoint_folders, open_run_dir, trainer_arguments
+from cifar_resnets.cli.keys import add_keys
+from cifar_resnets.cli.outcome import print_accuracies, print_paths
 from cifar_resnets.cli.parse_errors import explain, user_error
+from cifar_resnets.data import cifar, digits, image_folder  # noqa: F401  a recipe can name their classes alone
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.distributed.scheduler import is_restarted, rank_by_environment
+from cifar_resnets.distributed.scheduler import is_restarted
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
-from cifar_resnets.errors import ConfigurationError, UserError
+from cifar_resnets.errors import ConfigurationError, DivergenceError, SearchError, UserError, memory_error
 from cifar_resnets.models.registry import without_weights
 from cifar_resnets.runs import resume
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_file import KEY, AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
-from cifar_resnets.runs.run_dir import CHECKPOINTS
+from cifar_resnets.runs.run_dir import CHECKPOINTS, missing_folders, name_of_run, remove_unused
 from cifar_resnets.support.former_names import current_names
 from cifar_resnets.support.text import printable
 
-TRAINER_DEFAULTS = {
-    "default_root_dir": "logs",
-    "max_epochs": 10,
-    "enable_model_summary": False,  # our own lines say what is trained
-}
-NAME = "folder of the run below default_root_dir; the network's name if not given"
-EXPLAIN = "what is shown of the network's mistakes; nothing if null"
-ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
-MAX_SKIPPED = "steps in a row that may be skipped"
-PYTHON_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)  # which a user can have caused
-ON_CHANGED_DATA = "whether to `refuse` or `accept` to resume a run on other images than those of its checkpoint"
-TESTED = {"test": "test/acc", "test by model.tta": "test/acc_tta"}
+# without a summary of the model: our own lines say what is trained
+TRAINER_DEFAULTS = {"default_root_dir": "logs", "max_epochs": 10, "enable_model_summary": False}
+# which a user can have caused
+PYTHON_ERRORS = (ValueError, TypeError, RuntimeError, ImportError, LookupError, AttributeError)
 PARSER_DEFAULTS = {"exit_on_error": False, "allow_abbrev": False}
 
 
@@ -84,7 +57,9 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         Stopped: when a signal stops the run.
     """
     set_up_messages()
-    set_loader("yaml", load_recipe, (yaml.YAMLError,))
+    set_loader("yaml", checkpoint_args.load_recipe, (yaml.YAMLError,))
+    # defaults of Lightning's callbacks, such as that of Timer, which config.yaml holds
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
     cli_class = cli_class or CLI
     try:
         cli_class(
@@ -105,7 +80,7 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
     except (*PYTHON_ERRORS, argparse.ArgumentError, MisconfigurationException) as error:
         if (line := user_error(error)) is None:
             raise
-        raise blame(line, args) from error
+        raise checkpoint_args.blame(line, args) from error
 
 
 class CLI(LightningCLI):
@@ -116,6 +91,16 @@ class CLI(LightningCLI):
     start: resume.Start
     run_dir: Path | None = None  # none for a run that writes no files
     parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
+    _new: tuple[Path, list[Path]] | None = None  # a folder that this process has made for the run, and those above it
+    _copies: Sequence[Path] = ()  # files of another run in it
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException as error:
+            if self._new is not None and not isinstance(error, (DivergenceError, SearchError)):
+                remove_unused(*self._new, self._copies)
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -124,25 +109,23 @@ class CLI(LightningCLI):
         return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the project's own keys, and links one section's arguments to another's."""
+        """Adds the project's own keys."""
         self.parsers += (parser,)
-        parser.add_argument("--name", type=str | None, help=NAME)
-        parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_argument("--on_nonfinite", type=OnNonfinite, default="stop", help=ON_NONFINITE)
-        parser.add_argument("--max_skipped_steps", type=int, default=10, help=MAX_SKIPPED)
-        parser.add_argument("--on_changed_data", type=OnChangedData, default="refuse", help=ON_CHANGED_DATA)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed_of)
+        add_keys(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the arguments; those of an evaluation override what the checkpoint says."""
         assert isinstance(args, list)
-        self.arguments, self.start = args, given_checkpoint(args)
-        checkpoint, given = self.start.content, current_names(args)
-        check_recipes(given)
+        current = current_names(args)
+        given = check_recipes(current)
+        pipes = {old: new for old, new in zip(current, given, strict=True) if old != new}
+        sys.argv = [pipes.get(arg, arg) for arg in sys.argv]  # Lightning starts other ranks by it, run.json holds it
+        self.arguments, self.start = [pipes.get(arg, arg) for arg in args], checkpoint_args.given_checkpoint(given)
+        checkpoint = self.start.content
         try:
-            self.config = parser.parse_args(given if checkpoint is None else on_top_of(checkpoint, given))
+            self.config = parser.parse_args(
+                given if checkpoint is None else checkpoint_args.on_top_of(checkpoint, given)
+            )
         except argparse.ArgumentError as error:
             if user_error(error):
                 raise
@@ -150,6 +133,8 @@ class CLI(LightningCLI):
             keys = used.get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
         make_paths_local(self.config[args[0]])
+        if self.start.checkpoint is not None:
+            self.config[args[0]].ckpt_path = str(self.start.checkpoint)  # a recipe that follows may have another one
         check_values(args[0], self.config[args[0]].as_dict())
         best = self.config[args[0]].checkpoint
         best.mode = best_of("checkpoint.mode", best.monitor, best.mode)  # which config.yaml then says
@@ -170,25 +155,23 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Finds where a fit goes on, on rank 0, and reads the checkpoint."""
-        if self.start.content is not None:  # the weights come from the checkpoint
-            model = self.config[self.subcommand].model
-            model.network_args = without_weights(model.network_args or {})
-        if not self._resumes:
-            return
-        config = self.config.fit
-        rank = int(rank_zero_only.rank)  # type: ignore[attr-defined]  # of Lightning
-        if rank == 0:
-            root, name = Path(config.trainer.default_root_dir), config.name or config.model.network
-            elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
-            self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
-            resume.pass_to_children(self.start.checkpoint)
-            for warning in self.start.warnings:
-                print(f"warning: {printable(warning)}", flush=True)
-        if self.start.content is not None:
-            check_classes(self.start.content, config.as_dict())
-        if rank or self.start.checkpoint:
+        rank, config = int(rank_zero_only.rank), self.config[self.subcommand]  # type: ignore[attr-defined]  # of Lightning
+        if self._resumes and rank == 0:
+            self._find_start(config)
+        if self.start.checkpoint or (self._resumes and rank):
             config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
             config.model.network_args = without_weights(config.model.network_args or {})
+
+    def _find_start(self, config: Namespace) -> None:
+        root, name = Path(config.trainer.default_root_dir), self._name(config, config.model.network)
+        elsewhere = config.last_checkpoint.dirpath and Path(config.last_checkpoint.dirpath)
+        self.start = resume.find_start(config.ckpt_path or "auto", root, name, self.arguments, elsewhere)
+        resume.pass_to_children(self.start.checkpoint)
+        notes = [f"warning: {warning}" for warning in self.start.warnings] + [self.start.note] * bool(self.start.note)
+        for line in notes:
+            print(printable(line), flush=True)
+        if self.start.content is not None:
+            checkpoint_args.check_classes(self.start.content, config.as_dict())
 
     def before_fit(self) -> None:
         """Sets the path of the checkpoint on all ranks."""
@@ -224,40 +207,50 @@ class CLI(LightningCLI):
             check_strategy(trainer)
             # Lightning's `checkpoint_callback`, whose best path alone `ddp_fork` hands back, is the first of them
             trainer.callbacks.sort(key=lambda each: isinstance(each, Checkpoint) and each is not config.checkpoint)  # type: ignore[attr-defined]  # of Lightning
-        except (ValueError, TypeError, RuntimeError) as error:  # the last one for two callbacks with one state
-            if self.run_dir is not None and self.start.run_dir is None and rank_by_environment() == 0:
-                shutil.rmtree(self.run_dir)  # contains nothing but the record of this start
-            raise error if isinstance(error, UserError) else ConfigurationError(f"trainer: {error}") from error
+        except (ValueError, TypeError, RuntimeError) as error:  # the last one is of SLURM's variables
+            known = isinstance(error, UserError) or memory_error(error)
+            raise error if known else ConfigurationError(f"trainer: {error}") from error
         launcher = trainer.strategy.launcher
-        if (
-            trainer.world_size > 1 and launcher and not launcher.is_interactive_compatible
-        ):  # not for forks, which it stops
+        # not for forks, which it stops
+        if trainer.world_size > 1 and launcher and not launcher.is_interactive_compatible:
             SIGNALS_OF_PROCESS.end_process()
         return trainer
 
     def _set_run_dir(self, config: Namespace) -> dict[str, int] | None:
         """Opens the run's folder; returns the files of events in it if an earlier process has begun the run."""
-        root, name = Path(config.trainer.default_root_dir), config.name or self.model.hparams["network"]
-        record = {"seed": config.seed_everything, **resume.identity(self.arguments)}
+        root, name = Path(config.trainer.default_root_dir), self._name(config, self.model.hparams["network"])
+        parents = missing_folders(root / name)
+        record = {"subcommand": self.subcommand, "seed": config.seed_everything, **resume.identity(self.arguments)}
         if self.subcommand == "fit" and self.start.run_dir is None:
             rank_zero_only(claim_checkpoint_folders)(config)
         # the other ranks write nothing
         run_dir, self._lock = rank_zero_only(open_run_dir, (root / name, None))(root, name, self.start, record)
+        if self._lock is not None and self.start.run_dir is None:
+            self._new = run_dir, parents
         self.run_dir, self.save_config_kwargs = run_dir, {"run_dir": run_dir}
         for checkpoint in (config.checkpoint, config.last_checkpoint):
             checkpoint.dirpath = checkpoint.dirpath or str(run_dir / CHECKPOINTS)
         return event_files(run_dir) if run_dir == self.start.run_dir else None
+
+    def _name(self, config: Namespace, network: str) -> str:
+        """Returns the name of the run: as given, of the run whose checkpoint is evaluated, or the network's."""
+        path, content = self.start.checkpoint, self.start.content
+        known = None
+        if self.subcommand != "fit" and path is not None and content is not None:
+            known = name_of_run(path, content.get(KEY))
+        return config.name or known or network.replace(":", ".")
 
     def after_instantiate_classes(self) -> None:
         """Checks that the checkpoint fits the network, and hands it to the Trainer."""
         path, content = self.start.checkpoint, self.start.content
         if path is None or content is None:
             return
-        if self.subcommand != "fit" and not names_root(self.arguments):
+        if self.subcommand != "fit" and not checkpoint_args.names_root(self.arguments):
             self.datamodule.may_download = False
-        check_fits(content, self.model, self.model.hparams)
+        checkpoint_args.check_fits(content, self.model, self.model.hparams)
         if self.subcommand == "fit" and self.start.run_dir is None and self.run_dir is not None:
             resume.branch_off(path, content, self.run_dir)
+            self._copies = [each for each in self.run_dir.rglob("*") if each.is_file()]
         self._preload(path, content)
         self.start = dataclasses.replace(self.start, content=None)  # the Trainer frees it
 
@@ -282,31 +275,24 @@ class CLI(LightningCLI):
         path = self.trainer.strategy.broadcast(path)  # only rank 0 knows the run's folder
         if not path or config.trainer.fast_dev_run:
             return
-        figures, has_test = {}, self.datamodule.has_test_images
+        has_test, validation = self.datamodule.has_test_images, None
         if self.trainer.is_global_zero:
-            content = read_evaluable(Path(path))
+            content = checkpoint_args.read_evaluable(Path(path))
             # not from the module, which trained in other processes under `ddp_fork`
-            figures["validation"] = content.get("val_acc")
+            validation = content.get("val_acc")
             if has_test:
                 self._preload(Path(path), content)
         if has_test:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         else:
             rank_zero_only(print)("not tested: there are no test images")
-        if self.trainer.is_global_zero:
-            tested = self.trainer.callback_metrics  # not with `--trainer.limit_test_batches 0`
-            figures |= {n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}
-            known = (f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
-            print(f"{which} checkpoint: {path}")
-            limit = config.trainer.limit_test_batches
-            limited = "" if str(limit) in ("None", "1.0") or "test" not in figures else f" of {limit} test batches"
-            print(f"accuracy: {', '.join(known)}{limited}".replace("%", " %"))
-            if any(isinstance(each, TensorBoardLogger) for each in self.trainer.loggers):
-                print(f"dashboard: tensorboard --logdir {self.config.fit.trainer.default_root_dir}")
+        rank_zero_only(print)(f"{which} checkpoint: {path}")
+        root = self.config.fit.trainer.default_root_dir
+        print_accuracies(self.trainer, validation, root, config.trainer.limit_test_batches)
         self.after_test()
 
     def after_test(self) -> None:
-        """Prints the path of the report."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # of Lightning
-            if isinstance(callback, ReportWriter) and callback.path.exists():
-                rank_zero_only(print)(f"report: {callback.path}")
+        """Prints the paths of what was written."""
+        print_paths(self.trainer)
+
+    after_predict = after_test

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 UNNAMED = "none"  # torchrun's name of a launch without `--rdzv-id`
 REQUEUE_TIMEOUT = 60  # seconds for `scontrol`
@@ -38,7 +38,31 @@ def is_restarted(env: Mapping[str, str] | None = None) -> bool:
     env = os.environ if env is None else env
     if env.get("TORCHELASTIC_RUN_ID", UNNAMED) != UNNAMED:
         return True
-    return int(env.get("SLURM_RESTART_COUNT") or 0) > 0
+    return _is_below("0", env.get("SLURM_RESTART_COUNT", ""))
+
+
+# what numbers a process, and the number of processes, which a launcher always sets with it
+_NUMBERS = {"WORLD_SIZE": ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"), "SLURM_NTASKS": ("SLURM_PROCID",)}
+
+
+def forget_leftovers(env: MutableMapping[str, str]) -> None:
+    """Removes ranks that no launcher has given this process: a shell may have kept one of them from an earlier job.
+
+    A process that took itself for rank 1 would write no files, and wait for a rank 0 that there is not.
+
+    Args:
+        env: environment variables; changed in place.
+    """
+    for total, names in _NUMBERS.items():
+        for name in names:
+            if name in env and not _is_below(env[name], env.get(total, "")):
+                del env[name]
+        if not env.keys() & set(names):
+            env.pop(total, None)
+
+
+def _is_below(number: str, total: str) -> bool:
+    return number.isdecimal() and total.isdecimal() and int(number) < int(total)
 
 
 def rank_by_environment(env: Mapping[str, str] | None = None) -> int:

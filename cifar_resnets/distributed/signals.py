@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-AGAIN = 0.01  # seconds until a signal is sent again whose exception Python has ignored
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the last one if a terminal is closed
+AGAIN = 0.05  # seconds until a signal is sent again whose exception Python has ignored
 
 
 class Stopped(SystemExit):
@@ -30,9 +33,10 @@ class Stopped(SystemExit):
 
 
 class Signals:
-    """Handles SIGINT, SIGTERM and SIGUSR1: raises Stopped at once, or keeps the first one as pending while deferred.
+    """Handles `SIGNALS`: raises Stopped at once, or keeps the first one as pending while deferred.
 
-    Further signals are ignored while one is pending, but a second Ctrl-C raises Stopped at once.
+    Further signals are ignored while one is pending, but a second Ctrl-C raises Stopped at once. SIGHUP stays ignored
+    in a process that `nohup` has started.
     """
 
     def __init__(self) -> None:
@@ -42,8 +46,7 @@ class Signals:
     def install(self) -> None:
         """Replaces the handlers of the process."""
         if threading.current_thread() is threading.main_thread():  # Python allows it in no other
-            for signum in SIGNALS:
-                signal.signal(signum, self._handle)
+            _set_all(self._handle)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -74,25 +77,45 @@ class Signals:
 
     def end_process(self) -> None:
         """Lets signals end the process until `install`: Python runs no handler while ranks connect to each other."""
-        for signum in SIGNALS:
-            signal.signal(signum, signal.SIG_DFL)
+        _set_all(signal.SIG_DFL)
 
     def ignore(self) -> None:
         """Ignores further signals while the run ends, such as those that a scheduler sends after a requeue."""
-        for signum in SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
+        _set_all(signal.SIG_IGN)
 
     def _report(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Sends a signal again if Python ignored Stopped, as it ignores any exception in a `__del__`."""
         if isinstance(stop := unraisable.exc_value, Stopped):
-            threading.Timer(AGAIN, os.kill, (os.getpid(), stop.signum)).start()
+            # not by threading, which waits for the thread to start: on a busy machine the signal would come before
+            _thread.start_new_thread(_send_later, (stop.signum,))
         else:
             sys.__unraisablehook__(unraisable)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            _leave_closed_terminal()
         if not self._deferred or self.pending == signum == signal.SIGINT:
             raise Stopped(signum)
         self.pending = self.pending or signum
+
+
+def _send_later(signum: int) -> None:
+    time.sleep(AGAIN)
+    os.kill(os.getpid(), signum)
+
+
+def _set_all(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for signum in SIGNALS:
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Discards further output to a terminal that is gone: an error of a line would come before the checkpoint."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def stop_forks() -> bool:

@@ -41,10 +41,10 @@ def _draw_gaps(axes: Axes, reliability: Reliability) -> None:
     accuracy, confidence, edges = reliability.accuracy, reliability.confidence, reliability.edges
     over, under = (np.where(is_so, 1, np.nan) for is_so in (confidence > accuracy, confidence < accuracy))
     axes.stairs(accuracy, edges, fill=True, color=style.BLUE, label="accuracy")
-    # neither is drawn in an empty bin, which is NaN
-    for ends, name in ((over, "over"), (under, "under")):
+    # neither is drawn in an empty bin, which is NaN; the second is part of the bar, whose blue stays visible below it
+    for ends, name, alpha in ((over, "over", 1.0), (under, "under", 0.4)):
         color, label = style.PALETTE[name], f"gap: {name}confident"
-        axes.stairs(confidence * ends, edges, baseline=accuracy, fill=True, color=color, label=label)
+        axes.stairs(confidence * ends, edges, baseline=accuracy, fill=True, color=color, alpha=alpha, label=label, lw=0)
     axes.hlines(accuracy, edges[:-1], edges[1:], color=style.INK, lw=1.5)
     axes.plot([0, 1], [0, 1], color=style.INK, ls="--", lw=1)
     axes.set(ylim=(0, 1), ylabel="accuracy")

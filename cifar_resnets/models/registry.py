@@ -1,13 +1,15 @@
 """Builds networks by their names in timm's registry, and checks that they take the data's images."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import ConfigurationError, memory_error, one_line
+from cifar_resnets.support.imports import import_attribute
 from cifar_resnets.support.sandbox import evaluating
 from cifar_resnets.support.text import did_you_mean
 
@@ -20,22 +22,52 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
     """Builds a network for RGB images.
 
     Args:
-        name: in timm's registry; the networks of this project begin with `cifar_`.
+        name: in timm's registry, where the networks of this project begin with `cifar_`; or a function of a module that
+            takes `num_classes`, as `mine:net`.
         num_classes: length of the logits.
         network_args: more keywords of the network.
 
     Raises:
-        ConfigurationError: for an unknown name, or arguments that the network does not take.
+        ConfigurationError: for an unknown name, arguments that the network does not take, or weights that cannot be
+            downloaded.
     """
+    args = dict(network_args or {})
+    if "num_classes" in args:
+        raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")
+    try:
+        network = network_function(name)(num_classes=num_classes, **args)
+    except Exception as error:
+        if (line := _problem(error, name, args)) is None:
+            raise
+        raise line from error
+    if not isinstance(network, nn.Module):
+        raise ConfigurationError(f"model.network: {name} builds a {type(network).__name__}, no torch.nn.Module")
+    return network
+
+
+def _problem(error: Exception, name: str, args: Mapping[str, Any]) -> ConfigurationError | None:
+    """Returns the mistake of the user behind an error of a network's function; None for another one."""
+    if isinstance(error, ConfigurationError) or memory_error(error):
+        return None
+    if args.get("pretrained") and not isinstance(error, (TypeError, ValueError)):
+        remedy = "leave pretrained out, or download a file elsewhere and give it as model.weights"
+        return ConfigurationError(f"model.network_args: {name} gets no weights ({one_line(error)}): {remedy}")
+    is_of_arguments = isinstance(error, (TypeError, ValueError, RuntimeError, AssertionError))
+    return ConfigurationError(f"model.network_args of {name}: {error}") if is_of_arguments else None
+
+
+def network_function(name: str) -> Callable[..., Any]:
+    """Returns the function that builds a network; raises ConfigurationError for an unknown one."""
+    module, colon, function = name.partition(":")
+    if colon:
+        try:
+            return import_attribute(module, function)  # type: ignore[no-any-return]  # of the user
+        except ImportError as error:
+            raise ConfigurationError(f"model.network: {error}") from error
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise ConfigurationError(f"model.network: {name!r} is not in timm's registry{hint}")
-    if "num_classes" in (network_args or {}):
-        raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")
-    try:
-        return timm.create_model(name, num_classes=num_classes, **(network_args or {}))
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"model.network_args of {name}: {error}") from error
+    return functools.partial(timm.create_model, name)
 
 
 def without_weights(network_args: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,29 +91,46 @@ def weights_elsewhere(network_args: Any, prefix: str = "") -> Iterator[str]:
             yield from weights_elsewhere(value, f"{prefix}{name}.")
 
 
-def try_network(network: nn.Module, name: str, size: tuple[int, int]) -> None:
+def try_network(network: nn.Module, name: str, size: tuple[int, int], num_classes: int | None = None) -> None:
     """Runs a network once on a black image; the network is not changed.
 
     Args:
         network: in any mode.
         name: of the network, for the error message.
         size: height and width of the image in pixels.
+        num_classes: length of the logits; not checked if not given.
 
     Raises:
-        ConfigurationError: when the network does not take RGB images, or not of this size.
+        ConfigurationError: when the network does not take RGB images of this size, or does not return logits.
     """
     height, width = size
     parameter = next(network.parameters())
     first = next((each for each in network.parameters() if each.ndim == 4), None)
     try:
         with torch.no_grad(), evaluating(network):
-            network(parameter.new_zeros(1, 3, height, width))
+            logits = network(parameter.new_zeros(1, 3, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
+        if memory_error(error):
+            raise
         if first is not None and (channels := first.shape[1]) != 3:
             raise ConfigurationError(
                 f"model.network_args: {name} takes images of {channels} channels, but all images are read as RGB, grey "
                 "ones too; leave in_chans out"
             ) from error
         raise ConfigurationError(
-            f"model.network: {name} does not take images of {height}x{width} pixels: {error}"
+            f"model.network: {name} does not take images of {height}x{width} pixels: {str(error).rstrip('.')}"
+            f"{_size_hint(network, size)}"
         ) from error
+    if num_classes is not None and getattr(logits, "shape", None) != (1, num_classes):
+        what = f"a tensor of {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ConfigurationError(
+            f"model.network: {name} returns {what} for an image, not (1, {num_classes}) logits: leave out of "
+            "model.network_args what changes its output, such as features_only"
+        )
+
+
+def _size_hint(network: nn.Module, size: tuple[int, int]) -> str:
+    """Returns the argument by which a network that is built for one size of images, such as a ViT, takes another."""
+    if not (getattr(network, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+        return ""
+    return f"; give --model.network_args.img_size {size[0] if size[0] == size[1] else list(size)}"

@@ -75,6 +75,7 @@ TENSOR = Kind("a tensor", lambda value: isinstance(value, Tensor))
 SCALAR = Kind("a tensor of one number", lambda value: isinstance(value, Tensor) and value.ndim == 0)
 CORRECT = Kind("counts of the classes", lambda value: isinstance(value, Tensor) and value.dtype is torch.int64)
 RATE = Kind("a number", lambda value: _is_number(value) or SCALAR.fits(value))
+PLAIN = Kind("a plain value", lambda value: value is None or isinstance(value, (bool, int, float, str)))
 KEYS = Kind("keys with values", lambda value: isinstance(value, Mapping))
 EVENT_FILE = Kind(f"the name of a file {EVENTS}", _is_event_file)
 VERSION = Kind("a version 2.x", lambda value: TEXT.fits(value) and re.fullmatch(r"2\.[\w.+-]{1,50}", value) is not None)
@@ -142,6 +143,7 @@ CALLBACKS = {
     "Misclassified": {"same_images?": Many(COUNT, 0)},
     "EarlyStopping": {"wait_count": COUNT, "stopped_epoch": COUNT, "patience": COUNT, "best_score": SCALAR},
 }
+DIGEST = {"number": COUNT, "images": TEXT, "labels": TEXT}
 CONTINUATION = {
     "place": PLACE,
     "should_stop": FLAG,
@@ -152,7 +154,10 @@ CONTINUATION = {
     ),
     "rates": Each(TEXT, NUMBER),
     "configured": {"lr": POSITIVE, "schedule": CLASS},
+    "settings?": Each(TEXT, PLAIN),
+    "images?": Maybe({"train": DIGEST, "val": DIGEST}),
     "total_steps": COUNT,
+    "epoch_steps?": COUNT,
     "run_dir": Maybe(TEXT),
     "logged": Maybe({"events": Each(EVENT_FILE, COUNT), "rows": COUNT}),
 }

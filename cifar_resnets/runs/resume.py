@@ -31,6 +31,7 @@ class Start:
         content: of the checkpoint, for the Trainer, which need not read it again.
         warnings: lines to print.
         lock: of the folder, see `lock_run_dir`.
+        note: a line to print, why a fit that might have gone on starts anew.
     """
 
     run_dir: Path | None = None
@@ -38,6 +39,7 @@ class Start:
     content: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     lock: int | None = None
+    note: str = field(default="", compare=False)
 
 
 def find_start(
@@ -127,7 +129,7 @@ def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
 
 
 def _last(root: Path, name: str, elsewhere: Path | None) -> Start:
-    folder = next(iter(run_dirs(root, name)), None)
+    folder = next((each for each in run_dirs(root, name) if _record_of(each).get("subcommand", "fit") == "fit"), None)
     if folder is None:
         raise CheckpointError(f"--ckpt_path last: there is no run in {root / name}, leave it out or give auto")
     if (lock := lock_run_dir(folder)) is None:
@@ -136,18 +138,22 @@ def _last(root: Path, name: str, elsewhere: Path | None) -> Start:
     try:
         content = _read_of_run(path, folder)
     except CheckpointError as error:
-        raise CheckpointError(f"--ckpt_path last: {error}; auto takes the newest good one") from error
+        is_another = newest_good(path.parent, folder).checkpoint is not None
+        remedy = "auto takes the newest good one" if is_another else "give the path of a checkpoint"
+        raise CheckpointError(f"--ckpt_path last: {error}; {remedy}") from error
     return Start(folder, path, content, lock=lock)
 
 
 def _auto(root: Path, name: str, wanted: dict[str, Any], elsewhere: Path | None) -> Start:
-    for folder in run_dirs(root, name):
-        if _identity_of(folder) != wanted:
-            continue
+    folders = run_dirs(root, name)
+    mine = [folder for folder in folders if _identity_of(folder) == wanted]
+    for folder in mine:
         # the processes of the job may still be ending; without a job, it is another run of the same command line
         if (lock := lock_run_dir(folder, WAIT if wanted["job"] else 0)) is not None:
             return newest_good(elsewhere or folder / CHECKPOINTS, folder, lock)
-    return Start()
+    of = f"of this command line{' and job' if wanted['job'] else ''}"
+    why = f"each run {of} is still going on" if mine else f"none is {of}" if folders else "there is none"
+    return Start(note=f"--ckpt_path auto: no run in {root / name} can be resumed: {why}; starting anew")
 
 
 def newest_good(folder: Path, run_dir: Path, lock: int | None = None) -> Start:
@@ -167,7 +173,8 @@ def newest_good(folder: Path, run_dir: Path, lock: int | None = None) -> Start:
         else:
             return Start(run_dir, path, content, tuple(f"{each}: going on from {path}" for each in warnings), lock)
     none = "there is no other checkpoint, starting anew"
-    return Start(run_dir, warnings=tuple(f"{each}: {none}" for each in warnings), lock=lock)
+    note = "" if warnings else f"there is no checkpoint in {folder}, starting anew"
+    return Start(run_dir, warnings=tuple(f"{each}: {none}" for each in warnings), lock=lock, note=note)
 
 
 def _read_of_run(path: Path, run_dir: Path) -> dict[str, Any]:
@@ -188,7 +195,15 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 def _identity_of(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = _record_of(folder)
         return {"job": record["job"], "command_digest": record["command_digest"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except KeyError:
         return None
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

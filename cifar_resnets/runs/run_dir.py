@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import shutil
 import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -11,6 +13,8 @@ from filelock import lock_descriptor
 from cifar_resnets.errors import ConfigurationError, OutputError
 
 RECORD = "run.json"
+STARTED = (RECORD, "config.yaml", "hparams.yaml")  # files that are written before the first step
+EVENTS = "events.out.tfevents."
 CHECKPOINTS = "checkpoints"  # folder below that of the run
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -23,19 +27,58 @@ def claim_run_dir(root: Path, name: str) -> Path:
     """
     parent = root / name
     try:
-        parent.mkdir(parents=True, exist_ok=True)
         number = max(map(_number, run_dirs(root, name)), default=-1) + 1
         while True:
+            parent.mkdir(parents=True, exist_ok=True)
             try:
                 # mkdir is atomic: the process that makes the folder owns it
                 (parent / f"version_{number}").mkdir()
                 return parent / f"version_{number}"
             except FileExistsError:
                 number += 1
+            except FileNotFoundError:  # another process has removed an empty folder, see `remove_unused`
+                continue
     except OSError as error:
         raise OutputError(
             f"trainer.default_root_dir: {parent} cannot be written ({error.strerror}), give another folder"
         ) from error
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Returns the folders that would have to be made for a path, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_unused(run_dir: Path, parents: Sequence[Path], at_start: Collection[Path] = ()) -> None:
+    """Removes the folder of a run that has come to nothing, so that it takes no number from the next one.
+
+    It stays if anything has been written but the record of how the run was started.
+
+    Args:
+        run_dir: a folder that this process has made.
+        parents: folders above it that this process has made, the innermost first; they are removed if they are empty.
+        at_start: files that were copied into the folder at the start.
+    """
+    files = {path for path in run_dir.rglob("*") if path.is_file()} - set(at_start)
+    if all(path.name in STARTED or path.name.startswith(EVENTS) for path in files):
+        shutil.rmtree(run_dir, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run has been written there meanwhile
+            for folder in parents:
+                folder.rmdir()
+
+
+def name_of_run(checkpoint: Path, state: object) -> str | None:
+    """Returns the name of the run that a checkpoint is of; None if it is not known.
+
+    Args:
+        checkpoint: its path, which is below the run's folder unless it was moved.
+        state: what `Continuation` has added to it, where the folder was then; may be anything.
+    """
+    found = checkpoint.absolute().parent
+    recorded = state.get("run_dir") if isinstance(state, Mapping) else None
+    folders = [*([found.parent] if found.name == CHECKPOINTS else []), Path(str(recorded))]
+    names = [each.parent.name for each in folders if re.fullmatch(r"version_\d+", each.name)]
+    return next((name for name in names if name not in ("", "..") and name.isprintable()), None)
 
 
 def run_dirs(root: Path, name: str) -> list[Path]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.support.imports import import_attribute
 from cifar_resnets.support.text import did_you_mean
 
 # the common choice for images; `optimizer_args` overrides it
@@ -29,7 +30,8 @@ def build_optimizer(
     Args:
         network: its parameters that require a gradient are optimised.
         name: a class of `torch.optim` with its capitals (`SGD`, `AdamW`), or one of `timm.optim.list_optimizers()`
-            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead); SGD has momentum 0.9 and Nesterov by default.
+            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead), or the path of a class (`mine.MySGD`); SGD has momentum
+            0.9 and Nesterov by default.
         lr: learning rate.
         weight_decay: factor of the weight decay.
         decay_norm_and_bias: decay all parameters; if false, neither biases nor those of normalisation layers.
@@ -40,12 +42,17 @@ def build_optimizer(
     Raises:
         ConfigurationError: for an unknown name, or arguments that the optimizer does not take.
     """
-    args = {**(SGD_DEFAULTS if name.lower() == "sgd" else {}), **(optimizer_args or {})}
+    args = {**(SGD_DEFAULTS if name.lower().removeprefix("torch.optim.") == "sgd" else {}), **(optimizer_args or {})}
     groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale)
     try:
-        if cls := _torch_class(name):
+        if cls := _class_by_path(name) if "." in name else _torch_class(name):
             if fused and "foreach" not in args and "fused" in inspect.signature(cls).parameters:
                 args = {"fused": True, **args}
+            if not _decays(cls):
+                if weight_decay:
+                    raise ConfigurationError(f"model.weight_decay: {name} has none, give 0")
+                groups = [{key: value for key, value in each.items() if key != "weight_decay"} for each in groups]
+                return cls(groups, lr=lr, **args)
             return cls(groups, lr=lr, weight_decay=weight_decay, **args)
         _require_known(name)
         from timm.optim import create_optimizer_v2  # imports dozens of optimizers, which most recipes do not need
@@ -104,6 +111,23 @@ def _norm_biases(network: nn.Module) -> Iterator[nn.Parameter]:
 def _torch_class(name: str) -> Callable[..., torch.optim.Optimizer] | None:
     cls = getattr(torch.optim, name, None)
     return cls if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) else None
+
+
+def _class_by_path(path: str) -> Callable[..., torch.optim.Optimizer]:
+    module, _, name = path.rpartition(".")
+    try:
+        cls = import_attribute(module, name)
+    except ImportError as error:
+        raise ConfigurationError(f"model.optimizer: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise ConfigurationError(f"model.optimizer: {path} is no class of optimizers")
+    return cls
+
+
+def _decays(cls: Callable[..., torch.optim.Optimizer]) -> bool:
+    """Returns whether an optimizer takes a weight decay: LBFGS and Rprop do not."""
+    parameters = inspect.signature(cls).parameters.values()
+    return any(each.name == "weight_decay" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _require_known(name: str) -> None:

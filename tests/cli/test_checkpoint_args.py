@@ -82,6 +82,31 @@ def test_a_class_that_the_user_names_is_taken() -> None:
         assert merged(on_top_of(content("evil.Source"), args))["data"]["class_path"] == "mine.Source"
 
 
+def test_a_class_of_each_part_is_trusted_by_its_own_option_or_by_a_recipe(tmp_path: Path) -> None:
+    checkpoint = content("mine.Source", network="mine:net", schedule={"class_path": "mine.Schedule"})
+    options = {"--data": "mine.Source", "--model.schedule": "mine.Schedule", "--model.network": "mine:net"}
+    args = ["test"]
+    for option, name in options.items():
+        with pytest.raises(
+            CheckpointError, match=rf"names the class .*{name}.* if you trust it, give .*{option} {name}"
+        ):
+            on_top_of(checkpoint, args)
+        args += [option, name]
+    assert merged(on_top_of(checkpoint, args))["model"]["network"] == "mine:net"
+    recipe = {"data": {"class_path": "mine.Source"}, "model": {"network": "mine:net", "schedule": "mine.Schedule"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    assert merged(on_top_of(checkpoint, ["test", "-c", str(tmp_path / "recipe.yaml")]))["data"]
+
+
+def test_a_recipe_names_the_checkpoint(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        write_checkpoint(content(), tmp_path / f"{name}.ckpt")
+    (tmp_path / "config.yaml").write_text(f"ckpt_path: {tmp_path}/x.ckpt\n")
+    args = ["test", "-c", str(tmp_path / "config.yaml")]
+    assert given_checkpoint(args).checkpoint == tmp_path / "x.ckpt"
+    assert given_checkpoint([*args, "--ckpt_path", str(tmp_path / "y.ckpt")]).checkpoint == tmp_path / "y.ckpt"
+
+
 def test_only_an_evaluation_needs_a_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(content(), tmp_path / "x.ckpt")
     assert given_checkpoint(["fit", "--ckpt_path", str(tmp_path / "x.ckpt")]) == Start()

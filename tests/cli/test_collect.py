@@ -281,8 +281,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("test", "--ckpt_path", checkpoint, "--explain", "null", cwd=root).status == 0
     args = ["--model.lr", "0.1", "--trainer.max_epochs", "10000", "--explain", "null"]
     going = Process("fit", "-c", "tiny.yaml", *args, cwd=root)
-    going.wait_for((root / "logs/tiny/version_2/checkpoints/last.ckpt").exists)
-    assert "version_2: it has not finished" in run("collect", cwd=root).out
+    going.wait_for((root / "logs/tiny/version_3/checkpoints/last.ckpt").exists)
+    assert "version_3: it has not finished" in run("collect", cwd=root).out
     going.kill_session()
     going.wait()
     return root
@@ -301,9 +301,9 @@ def test_real_runs(real: Path) -> None:
     assert (killed["seeds"], killed["seeds_without_result"]) == (0, 1)
     assert killed["settings"] == {"trainer.max_epochs": "10000", "model.lr": "0.1"}
     reasons = {each["folder"]: each["reason"] for each in document["without_result"]}
-    assert reasons.keys() == {"logs/cifar_resnet20/version_0", "logs/tiny/version_2"}
-    assert reasons["logs/cifar_resnet20/version_0"] == "it was made by `test`, which trains nothing"
-    assert "it has not finished" in reasons["logs/tiny/version_2"]
+    assert reasons.keys() == {"logs/tiny/version_2", "logs/tiny/version_3"}
+    assert reasons["logs/tiny/version_2"] == "it was made by `test`, which trains nothing"
+    assert "it has not finished" in reasons["logs/tiny/version_3"]
 
 
 @pytest.mark.process
@@ -311,7 +311,7 @@ def test_the_validation_accuracy_is_that_which_chose_the_checkpoint(real: Path) 
     found = read_trained(real / "logs/tiny/version_0")
     shown = run("validate", "--ckpt_path", "logs/tiny/version_0/checkpoints/best.ckpt", "--explain", "null", cwd=real)
     assert shown.status == 0
-    [report] = real.glob("logs/cifar_resnet20/version_*/val.json")
+    [report] = real.glob("logs/tiny/version_*/val.json")
     assert read_json(report)["accuracy"] == pytest.approx(found.val_accuracy, abs=1e-6)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jsonargparse import Namespace
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.cli.checkpoint_args import given_checkpoint
-from cifar_resnets.cli.config_checks import PATHS, check_recipes, check_values, make_paths_local
+from cifar_resnets.cli.config_checks import PATHS, check_recipes, check_values, make_paths_local, recipe_value
 from cifar_resnets.data.cifar import CIFAR10
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.schedules import OneCycle
@@ -108,6 +111,30 @@ def test_recipes_and_checkpoints_are_paths_too(tmp_path: Path, monkeypatch: pyte
     check_recipes(["fit", "--config=~/recipe.yaml"])
     assert "--config: s3://a is an address" in refusal(check_recipes, ["fit", "-c", "s3://a"])
     assert "--ckpt_path: s3://a is an address" in refusal(given_checkpoint, ["test", "--ckpt_path=s3://a"])
+
+
+@pytest.mark.parametrize("flags", [["-c", "PATH"], ["--config=PATH"], ["-cPATH"]])
+def test_a_pipe_is_read_once_and_replaced_by_its_content(tmp_path: Path, flags: list[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = "model: {lr: 1e-3, schedule: null}\nname: '07'\n"
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    args = check_recipes(["fit", *(flag.replace("PATH", str(pipe)) for flag in flags), "--name", "x"])
+    writer.join()
+    assert (args[0], args[-2:]) == ("fit", ["--name", "x"])
+    content = args[-3].removeprefix("--config=").removeprefix("-c")
+    assert content == "{model: {lr: 1e-3, schedule: null}, name: '07'}"
+    assert yaml.safe_load(content) == yaml.safe_load(text)
+    assert check_recipes(args) == args  # as in a process that Lightning starts
+
+
+def test_the_last_recipe_with_a_value_counts(tmp_path: Path) -> None:
+    args = [*recipe(tmp_path, "ckpt_path: a.ckpt\nmodel: {lr: 1}\n"), "-c", '{"model": {"lr": null}}', "-c", "{broken"]
+    assert recipe_value(args, "ckpt_path") == "a.ckpt"
+    assert recipe_value(args, "model.lr") == 1
+    assert recipe_value(args, "model.lr.deep") is None
+    assert recipe_value(["fit"], "model.lr") is None
 
 
 # Values.

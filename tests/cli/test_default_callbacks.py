@@ -12,7 +12,13 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ProgressBar,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
@@ -216,6 +222,20 @@ def test_what_writes_the_predictions_is_there_once(tmp_path: Path) -> None:
         assert [each.run_dir for each in found if isinstance(each, EvaluationWriter)] == [tmp_path]
     own = Confusion()
     assert [each for each in callbacks(config(own), tmp_path, None) if isinstance(each, EvaluationWriter)] == [own]
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar(), RichProgressBar()])
+def test_a_bar_of_the_recipe_is_left_out_where_there_is_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bar: Callback
+) -> None:
+    assert bar not in callbacks(config(bar, enable_progress_bar=None), tmp_path, None)
+    name = type(bar).__name__
+    line = f"{name} is left out, there is no terminal: --trainer.enable_progress_bar true shows it\n"
+    assert capfd.readouterr().out == line
+    assert bar in callbacks(config(bar, enable_progress_bar=True), tmp_path, None)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    found = callbacks(config(bar, enable_progress_bar=None), tmp_path, None)
+    assert [each for each in found if isinstance(each, ProgressBar)] == [bar]
 
 
 @pytest.mark.process

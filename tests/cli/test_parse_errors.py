@@ -197,3 +197,34 @@ def test_what_cannot_be_restored_is_the_checkpoints_fault(key: str, value: objec
     line = user_error(error.value)
     assert isinstance(line, CheckpointError)
     assert str(line).startswith(f"--ckpt_path: the checkpoint's {part} cannot be restored: KeyError: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("`Monitor` needs `psutil`.\nTry pip"), "`Monitor` needs `psutil`. Try pip"),
+        (
+            ValueError(
+                "Not any of the subtypes\n  - Problem with given class_path 'a.b.Log':\n      'wandb' not met\n"
+            ),
+            "Log: 'wandb' not met",
+        ),
+        (ValueError("Expected more than 1 value per channel when training, got"), "data.batch_size: 1 image on a rank"),
+        (RuntimeError("view size is not compatible with input tensor's size and stride"), "model.channels_last: true"),
+        (RuntimeError("CUDA out of memory."), "memory is exhausted (CUDA out of memory.)"),
+    ],
+)
+def test_what_callbacks_loggers_and_torch_raise_for_a_setting(error: Exception, said: str) -> None:
+    assert str(user_error(error)).startswith(said)
+
+
+def test_a_class_that_cannot_be_imported_is_named_with_the_reason() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[pl.Callback] | pl.Callback | None, default=None)
+    for name, reason in (
+        ("nowhere.Hello", "nowhere: No module named 'nowhere'"),
+        ("json.Hello", "json: module 'json' has"),
+    ):
+        with pytest.raises(ArgumentError) as error:
+            parser.parse_args(["--callbacks+", name])
+        assert explain(error.value.message, []).startswith(f"callbacks: cannot import {reason}")

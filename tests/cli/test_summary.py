@@ -160,3 +160,7 @@ def test_broken_image(cli: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "images/a.png").write_bytes(b"no image")
     result = cli("summary", "cifar_resnet20", "--plot", "fields.png", "--images", "images")
     one_line(result, 3, "--images")
+
+
+def test_numbers_are_read_as_in_a_recipe() -> None:
+    assert build("resnet10t", network_args="{drop_path_rate: 1e-1}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support import TINY, Result, needs_compiler, read_json
+from support import TINY, TINY_NETWORK, Result, needs_compiler, read_json
 from torch._dynamo.exc import InternalTorchDynamoError
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -145,11 +147,28 @@ def test_test_needs_nothing_but_the_checkpoint(cli: Run, fitted: Path) -> None:
     run = fitted / "logs/tiny/version_0"
     result = cli("test", "--ckpt_path", str(run / "checkpoints/best.ckpt"))
     assert result.status == 0, result.err
-    again, first = read_json(Path("logs/cifar_resnet20/version_0/test.json")), read_json(run / "test.json")
+    # under the name of the run
+    again, first = read_json(Path("logs/tiny/version_0/test.json")), read_json(run / "test.json")
     for figure in ("accuracy", "correct", "images", "loss", "top5", "classes", "interval"):
         assert again[figure] == first[figure]
     assert "95 % interval" in result.out
     assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_a_saved_configuration_runs_a_test_again(cli: Run, fitted: Path) -> None:
+    best = str(fitted / "logs/tiny/version_0/checkpoints/best.ckpt")
+    assert cli("test", "--ckpt_path", best, "--explain", "null").status == 0
+    result = cli("test", "-c", "logs/tiny/version_0/config.yaml")
+    assert (result.status, result.err) == (0, "")
+    first, again = (read_json(Path(f"logs/tiny/version_{number}/test.json")) for number in range(2))
+    assert again == first
+
+
+def test_a_recipe_behind_the_checkpoint_does_not_replace_it(cli: Run, fitted: Path) -> None:
+    run = fitted / "logs/tiny/version_0"
+    best, saved = str(run / "checkpoints/best.ckpt"), str(run / "config.yaml")  # of the fit: ckpt_path is null there
+    assert cli("test", "--ckpt_path", best, "-c", saved, "--explain", "null").status == 0
+    assert read_json(Path("logs/tiny/version_0/test.json"))["checkpoint"] == best
 
 
 def test_the_checkpoint_is_what_was_tested(fitted: Path) -> None:
@@ -179,14 +198,15 @@ def test_lightning_does_not_put_the_checkpoint_over_what_is_typed(cli: Run, fitt
 def test_validate_gives_the_figure_of_the_fit(cli: Run, fitted: Path) -> None:
     best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
     assert cli("validate", "--ckpt_path", str(best)).status == 0
-    figures = read_json(Path("logs/cifar_resnet20/version_0/val.json"))
+    figures = read_json(Path("logs/tiny/version_0/val.json"))
     assert figures["accuracy"] == torch.load(best, weights_only=True)["val_acc"]
 
 
 def test_predict_writes_a_row_an_image(cli: Run, fitted: Path) -> None:
     run = fitted / "logs/tiny/version_0"
-    assert cli("predict", "--ckpt_path", str(run / "checkpoints/best.ckpt")).status == 0
-    header, *rows = Path("logs/cifar_resnet20/version_0/predictions.csv").read_text().splitlines()
+    result = cli("predict", "--ckpt_path", str(run / "checkpoints/best.ckpt"))
+    assert (result.status, result.out.splitlines()[-1]) == (0, "predictions: logs/tiny/version_0/predictions.csv")
+    header, *rows = Path("logs/tiny/version_0/predictions.csv").read_text().splitlines()
     assert header == "index,predicted," + ",".join(f"p({digit})" for digit in range(10))
     images = read_json(run / "test.json")["images"]
     assert [int(row.split(",")[0]) for row in rows] == list(range(images))
@@ -324,6 +344,90 @@ def test_a_run_that_cannot_be_is_refused_before_images_are_decoded_and_a_folder_
     assert result.status == 2
     assert re.fullmatch(rf"cifar-resnets: .*{line}\n", result.err), result.err
     assert not Path("logs").exists()
+
+
+def test_a_command_that_fails_on_its_arguments_leaves_no_folder(cli: Run, tmp_path: Path) -> None:
+    tiny(tmp_path)
+    for args in (["--model.optimizer", "SDG"], ["--data.batch_size", "201"], ["--trainer.devices", "abc"]):
+        assert cli("fit", "-c", "tiny.yaml", *args).status == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_auto_says_why_it_starts_anew(cli: Run, tmp_path: Path) -> None:
+    result = cli("fit", "-c", tiny(tmp_path), "--ckpt_path", "auto", "--trainer.limit_train_batches", "1")
+    assert (result.status, result.err) == (0, "")
+    assert "--ckpt_path auto: no run in logs/tiny can be resumed: there is none; starting anew\n" in result.out
+
+
+MINE = """
+import lightning.pytorch as pl, timm, torch
+from cifar_resnets.data.digits import Digits
+
+class Hello(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        print("hello from", type(trainer.optimizers[0]).__name__)
+
+class Shapes(Digits):
+    pass
+
+class MySGD(torch.optim.SGD):
+    pass
+
+def net(num_classes):
+    return timm.create_model("cifar_resnet20", num_classes=num_classes, depths=[1], widths=[8], stem_width=8)
+"""
+
+
+def test_code_of_the_current_folder(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "code_of_a_user.py").write_text(MINE)
+    recipe = tiny(tmp_path, TINY.replace(f"network_args: {TINY_NETWORK}", "network_args: {}"))
+    network = ("--model.network", "code_of_a_user:net")
+    source = ("--data", "code_of_a_user.Shapes")
+    more = ("--model.optimizer", "code_of_a_user.MySGD", "--trainer.callbacks+=code_of_a_user.Hello")
+    result = cli("fit", "-c", recipe, *network, *source, *more)
+    assert (result.status, result.err) == (0, "")
+    assert "hello from MySGD" in result.out and "Shapes: 200 training" in result.out
+    best = "logs/tiny/version_0/checkpoints/best.ckpt"
+    refused = cli("test", "--ckpt_path", best)
+    assert (refused.status, refused.err.count("\n")) == (4, 1)
+    assert refused.err.endswith(
+        "if you trust them, give --data code_of_a_user.Shapes --model.network code_of_a_user:net "
+        "--model.optimizer code_of_a_user.MySGD\n"
+    )
+    assert cli("test", "--ckpt_path", best, *network, *source, "--explain", "null").status == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "package"),
+    [(["--trainer.callbacks+=DeviceStatsMonitor"], "psutil"), (["--trainer.logger", "WandbLogger"], "wandb")],
+)
+def test_a_package_that_is_not_installed_is_named(cli: Run, tmp_path: Path, args: list[str], package: str) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"NOT TESTED: {package} is installed")
+    result = cli("fit", "-c", tiny(tmp_path), *args)
+    assert (result.status, result.err.count("\n")) == (2, 1), result.err
+    assert f"pip install -U '{package}" in result.err
+    assert not Path("logs").exists()
+
+
+def test_a_run_that_a_timer_has_ended_goes_on_with_more_time(cli: Run, tmp_path: Path) -> None:
+    timer = "--trainer.callbacks+=Timer", "--trainer.callbacks.duration"
+    recipe = ("fit", "-c", tiny(tmp_path), "--trainer.max_epochs", "2", "--explain", "null")
+    assert cli(*recipe, *timer, "{microseconds: 1}").status == 0
+    last = "logs/tiny/version_0/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] < 10
+    result = cli(*recipe, *timer, "00:01:00:00", "--ckpt_path", last)
+    assert (result.status, result.err) == (0, "")
+    assert "epoch 2/2" in result.out
+
+
+@pytest.mark.parametrize("fast", ["false", "true"])
+def test_an_optimizer_that_calls_the_network_several_times_a_step(cli: Run, tmp_path: Path, fast: str) -> None:
+    args = ("--model.optimizer", "LBFGS", "--model.weight_decay", "0", "--model.fast", fast, "--explain", "null")
+    assert "model.channels_last: true does not suit" in cli("fit", "-c", tiny(tmp_path), *args).err
+    result = cli("fit", "-c", "tiny.yaml", *args, "--model.channels_last", "false")
+    assert (result.status, result.err) == (0, "")
 
 
 def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> None:

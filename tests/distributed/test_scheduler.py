@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnets.distributed.scheduler import is_restarted, is_under_torchrun, job_name, rank_by_environment, requeue
+from cifar_resnets.distributed.scheduler import (
+    forget_leftovers,
+    is_restarted,
+    is_under_torchrun,
+    job_name,
+    rank_by_environment,
+    requeue,
+)
 
 ARRAY = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
 
@@ -45,6 +52,43 @@ def test_the_rank_of_this_process() -> None:
     assert rank_by_environment({"RANK": "4", "LOCAL_RANK": "0"}) == 4  # the first of another node
     assert rank_by_environment({"SLURM_PROCID": "1", "SLURM_LOCALID": "0"}) == 1
     assert rank_by_environment({"LOCAL_RANK": "2"}) == 2
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SLURM_PROCID": "1"},
+        {"LOCAL_RANK": "1"},
+        {"RANK": "abc"},
+        {"RANK": "1", "WORLD_SIZE": "1"},
+        {"RANK": "1", "WORLD_SIZE": "two"},
+        {"NODE_RANK": "-1", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "3", "SLURM_NTASKS": "2"},
+        {"SLURM_NTASKS": "2"},
+    ],
+)
+def test_ranks_that_are_left_over_from_another_job_are_forgotten(env: dict[str, str]) -> None:
+    forget_leftovers(env)
+    assert not env
+    assert rank_by_environment(env) == 0
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4"},  # torchrun
+        {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"},  # Lightning
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+    ],
+)
+def test_ranks_of_launchers_are_kept(env: dict[str, str]) -> None:
+    before = dict(env)
+    forget_leftovers(env)
+    assert env == before
+
+
+def test_a_count_of_restarts_that_is_no_number_is_none() -> None:
+    assert not is_restarted({"SLURM_RESTART_COUNT": "abc"})
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,34 @@ def test_handlers_that_took_its_place_are_replaced(signals: Signals) -> None:
     assert signals.pending == signal.SIGTERM
 
 
+def test_a_closed_terminal_does_not_end_what_nohup_has_started() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals().installed():
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_output_to_a_closed_terminal_is_discarded(signals: Signals) -> None:
+    signals.defer()
+    output = os.dup(1)
+    ours, theirs = os.openpty()
+    os.dup2(theirs, 1)
+    for descriptor in (ours, theirs):
+        os.close(descriptor)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(1, b"lost")
+        send(signal.SIGHUP)
+        assert os.write(1, b"discarded") == 9
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+    assert signals.pending == signal.SIGHUP
+
+
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_within_a_finalizer_is_not_lost(
     signum: int, signals: Signals, capfd: pytest.CaptureFixture[str]

@@ -100,8 +100,8 @@ def test_killed_before_the_test(tmp_path: Path) -> None:
     is_as_if_uninterrupted(tmp_path, uninterrupted(tmp_path / "reference"))
 
 
-@pytest.mark.parametrize(("signum", "name"), [(15, "SIGTERM"), (2, "SIGINT"), (10, "SIGUSR1")])
-@fault("SIGTERM, Ctrl-C, SIGUSR1: checkpoint, line, status; same bits after")
+@pytest.mark.parametrize(("signum", "name"), [(15, "SIGTERM"), (2, "SIGINT"), (10, "SIGUSR1"), (1, "SIGHUP")])
+@fault("SIGTERM, Ctrl-C, SIGUSR1, SIGHUP: checkpoint, line, status; same bits after")
 def test_a_signal_stops_at_the_end_of_a_step(signum: int, name: str, tmp_path: Path) -> None:
     process = started(tmp_path, *SAVES, epochs=8)
     process.signal(signum)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from cifar_resnets.evaluation.calibration import precision_recall, reliability
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
 from cifar_resnets.figures.render import to_image
+from cifar_resnets.figures.style import BLUE, PALETTE
 
 
 def sample(num_classes: int, num: int = 500, absent: int | None = None):
@@ -43,6 +45,16 @@ def test_reliability_shows_accuracies_gaps_and_a_histogram():
     assert above.get_xlim() == below.get_xlim() == above.get_ylim() == (0, 1)
     assert figure.get_suptitle() == f"Calibration: ECE {100 * numbers.ece:.2f} % of 500 images"
     assert legend(above) == ["accuracy", "gap: overconfident", "gap: underconfident"]
+
+
+def test_the_bar_of_an_underconfident_bin_is_blue_up_to_its_accuracy():
+    figure = plot_reliability(reliability(np.repeat([0, 1], [9, 1]), np.tile([0.7, 0.3], (10, 1))))
+    image, to_pixels = draw(figure), figure.axes[0].transData
+    x, y = to_pixels.transform((0.7, 0.8)).astype(int)  # between confidence and accuracy
+    red, green, blue = image[image.shape[0] - y, x] / 255
+    pale = to_rgb(PALETTE["under"])
+    assert all(low < each < high for low, each, high in zip(to_rgb(BLUE), (red, green, blue), pale, strict=True))
+    assert np.abs(np.array((red, green, blue)) - to_rgb(BLUE)).sum() < np.abs(np.array((red, green, blue)) - pale).sum()
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])

@@ -53,6 +53,7 @@ def test_logarithmic_ticks(axes: Axes) -> None:
     assert labels(axes, 1e-4, 10, log=True) == ["0.0001", "0.001", "0.01", "0.1", "1", "10"]
     assert labels(axes, 0.1, 2.5, log=True) == ["0.1", "0.2", "0.5", "1", "2"]
     assert labels(axes, 0.1, 0.2, log=True) == ["0.1", "0.12", "0.14", "0.16", "0.18", "0.2"]
+    assert labels(axes, 0.11, 0.19, log=True) == ["0.12", "0.14", "0.16", "0.18"]
     assert 3 <= len(labels(axes, 1e-30, 1, log=True)) <= 8
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.models.registry import try_network
+from cifar_resnets.models.registry import create_network, try_network
 
 
 def test_a_network_that_takes_them_is_left_as_it_was() -> None:
@@ -34,3 +39,80 @@ def test_one_that_does_not_is_named_with_the_size() -> None:
     with pytest.raises(ConfigurationError, match=r"model\.network: mine does not take images of 9x8 pixels"):
         try_network(network, "mine", (9, 8))
     assert network.training
+
+
+def test_a_network_for_one_size_says_how_it_takes_another() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=1)
+    with pytest.raises(ConfigurationError, match=r"; give --model\.network_args\.img_size 32$"):
+        try_network(network, "vit", (32, 32))
+    with pytest.raises(ConfigurationError, match=r"img_size \[32, 48\]$"):
+        try_network(network, "vit", (32, 48))
+
+
+def test_what_returns_no_logits_is_refused() -> None:
+    networks = {
+        "a list": create_network("resnet10t", 3, {"features_only": True}),
+        r"\(1, 3, 9, 8\)": nn.Conv2d(3, 3, 1),
+    }
+    for returned, network in networks.items():
+        with pytest.raises(
+            ConfigurationError, match=rf"^model\.network: x returns .*{returned} .* such as features_only$"
+        ):
+            try_network(network, "x", (9, 8), 3)
+
+
+# Networks of the user.
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "from torch import nn\ndef net(num_classes, width=4): return nn.Linear(width, num_classes)\nnumber = int\n"
+    (tmp_path / "my_networks.py").write_text(text)
+    (tmp_path / "my_mistake.py").write_text("1 +")
+    yield "my_networks"
+    sys.modules.pop("my_networks", None)
+
+
+def test_a_function_of_a_module_builds_one(mine: str) -> None:
+    assert create_network(f"{mine}:net", 3, {"width": 5}).weight.shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("nowhere:net", "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'"),
+        ("my_mistake:net", "cannot import my_mistake: SyntaxError: "),
+        ("my_networks:nothing", "my_networks has no nothing"),
+        ("my_networks:print", "my_networks has no print"),
+    ],
+)
+def test_what_cannot_be_imported_says_so(mine: str, name: str, line: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^model\.network: {line}"):
+        create_network(name, 3)
+
+
+def test_pretrained_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **kwargs: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(
+        ConfigurationError, match=r"resnet18 gets no weights \(no route to host\): leave pretrained out"
+    ):
+        create_network("resnet18", 3, {"pretrained": True})
+    with pytest.raises(OSError, match="no route"):
+        create_network("resnet18", 3)
+
+
+def test_exhausted_memory_is_not_blamed_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    network = nn.Linear(1, 1)
+    monkeypatch.setattr(network, "forward", fail)
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(RuntimeError, match="allocate"):
+        try_network(network, "mine", (9, 8))
+    with pytest.raises(RuntimeError, match="allocate"):
+        create_network("resnet18", 3)

@@ -477,7 +477,7 @@ def test_fit_starts_from_the_weights_and_the_checkpoint_stands_alone(cli, recipe
     assert ImageClassifier.load_from_checkpoint(best, weights_only=True).class_names == list(map(str, range(10)))
 
     assert cli("test", "--ckpt_path", best).status == 0
-    again = read_json(Path("logs/cifar_resnet20/version_0/test.json"))
+    again = read_json(Path("logs/tiny/version_1/test.json"))
     assert again["correct"] == read_json(RUN / "test.json")["correct"]
     assert cli("fit", *recipe, *frozen, "--ckpt_path", last, "--trainer.max_epochs", "2").status == 0
     # the same command again, as a scheduler repeats it

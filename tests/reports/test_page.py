@@ -108,6 +108,14 @@ def test_one_run(tmp_path: Path) -> None:
     assert headings.count("h1") == 1
 
 
+def test_a_run_without_a_range_test_has_no_section_of_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "lr_finder.csv").unlink()
+    found = page(folder)
+    assert "range test" not in found.text
+    assert "#search" not in [a.get("href") for a in found.all("a")]
+
+
 def test_several_runs(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, num_test=200, seed=n, skill=1 + n) for n, name in enumerate("abc")]
     runs = [read_run(folder, folder.name) for folder in folders]
@@ -147,7 +155,7 @@ def test_what_is_missing_is_said_and_what_is_damaged_too(tmp_path: Path, name: s
         (folder / name).unlink()
     missing = page(folders[0])
     page(*folders)
-    if name in ("run.json", "config.yaml", "lr_finder.csv", "layers.csv", "test.json", "test_predictions.csv"):
+    if name in ("run.json", "config.yaml", "layers.csv", "test.json", "test_predictions.csv"):
         assert f"here is no {name}" in missing.text
     elif name == "metrics.csv":
         assert "There are no curves" in missing.text

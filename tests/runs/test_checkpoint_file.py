@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from cifar_resnets.errors import CheckpointError
+from cifar_resnets.errors import CheckpointError, output_error
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO, read_checkpoint_file, write_checkpoint
 
 CONTENT: dict[str, Any] = {
@@ -129,3 +129,10 @@ def test_content_that_was_read_already_is_given_to_the_trainer_once(path: Path, 
     write_checkpoint({"step": 8}, tmp_path / "other.ckpt")
     assert plugin.load_checkpoint(tmp_path / "other.ckpt") == {"step": 8}
     assert plugin.load_checkpoint(path) is not content
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error_of_output(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("no folder")
+    with pytest.raises(OSError, match="File exists") as error:
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
+    assert str(output_error(error.value)) == f"{tmp_path}/checkpoints: File exists"

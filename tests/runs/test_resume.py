@@ -67,6 +67,40 @@ def test_auto_without_a_run_starts_anew(tmp_path: Path) -> None:
     assert find_start(None, tmp_path, "x", ARGS) == Start()
 
 
+def test_a_fresh_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(*args: str) -> str:
+        return find_start("auto", tmp_path, "x", [*ARGS, *args]).note
+
+    assert reason() == f"--ckpt_path auto: no run in {tmp_path}/x can be resumed: there is none; starting anew"
+    run = add_run(tmp_path, 0)
+    assert "can be resumed: none is of this command line; starting anew" in reason("--model.lr", "1")
+    lock = lock_run_dir(run)
+    assert "each run of this command line is still going on" in reason()
+    assert lock is not None
+    os.close(lock)
+    start = release(find_start("auto", tmp_path, "x", ARGS))
+    assert start.note == f"there is no checkpoint in {run}/checkpoints, starting anew"
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert "none is of this command line and job" in reason()
+
+
+def test_last_takes_no_run_of_an_evaluation(tmp_path: Path) -> None:
+    trained = add_run(tmp_path, 0, "last.ckpt")
+    for number, command in ((1, "test"), (2, "predict")):
+        (add_run(tmp_path, number) / "run.json").write_text(json.dumps({"subcommand": command}))
+    assert release(find_start("last", tmp_path, "x", ARGS)).run_dir == trained
+
+
+def test_last_advises_auto_only_where_it_helps(tmp_path: Path) -> None:
+    add_run(tmp_path, 0, "last.ckpt")
+    (tmp_path / "x").rename(tmp_path / "y")
+    with pytest.raises(CheckpointError, match=r"is of another run, .*; give the path of a checkpoint$"):
+        find_start("last", tmp_path, "y", ARGS)
+    add_run(tmp_path, 0, "best.ckpt")
+    with pytest.raises(CheckpointError, match="auto takes the newest good one$"):
+        find_start("last", tmp_path, "x", ARGS)
+
+
 def test_auto_takes_the_newest_run_of_this_command_line(tmp_path: Path) -> None:
     add_run(tmp_path, 2, "last.ckpt")
     mine = add_run(tmp_path, 10, "last.ckpt")

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from cifar_resnets.errors import ConfigurationError, OutputError
-from cifar_resnets.runs.run_dir import claim_checkpoints, claim_run_dir, lock_run_dir, run_dirs
+from cifar_resnets.runs.run_dir import (
+    claim_checkpoints,
+    claim_run_dir,
+    lock_run_dir,
+    missing_folders,
+    name_of_run,
+    remove_unused,
+    run_dirs,
+)
 
 
 def test_each_claim_is_a_new_folder_after_the_last(tmp_path: Path) -> None:
@@ -76,3 +84,42 @@ def test_a_folder_of_checkpoints_is_claimed_by_one_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="old is not allowed, it holds best.ckpt of another run: give another"):
         claim_checkpoints(tmp_path / "old", "checkpoint.dirpath")
     claim_checkpoints(tmp_path / "old/notes.txt", "checkpoint.dirpath")  # reported before the first step
+
+
+def test_a_run_that_has_come_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    parents = missing_folders(tmp_path / "logs/a")
+    assert parents == [tmp_path / "logs/a", tmp_path / "logs"]
+    run_dir = claim_run_dir(tmp_path / "logs", "a")
+    for name in ("run.json", "config.yaml", "events.out.tfevents.1"):
+        (run_dir / name).touch()
+    (run_dir / "checkpoints").mkdir()
+    remove_unused(run_dir, parents)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_run_has_written_stays_and_so_do_its_neighbours(tmp_path: Path) -> None:
+    first = claim_run_dir(tmp_path, "a")
+    (first / "metrics.csv").touch()
+    remove_unused(first, [])
+    second = claim_run_dir(tmp_path, "a")
+    (second / "copied.ckpt").touch()
+    remove_unused(second, [tmp_path / "a"], [second / "copied.ckpt"])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", first, first / "metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("path", "recorded", "name"),
+    [
+        ("logs/b/version_3/checkpoints/best.ckpt", "logs/a/version_0", "b"),  # the folder was renamed
+        ("best.ckpt", "logs/a/version_0", "a"),
+        ("moved/checkpoints/best.ckpt", "logs/a/version_0", "a"),
+        ("best.ckpt", "../version_0", None),
+        ("best.ckpt", "logs/a", None),
+        ("best.ckpt", "logs/a\n/version_0", None),
+        ("best.ckpt", 7, None),
+        ("best.ckpt", None, None),
+    ],
+)
+def test_the_name_of_a_checkpoint_s_run(path: str, recorded: object, name: str | None) -> None:
+    assert name_of_run(Path(path), {"run_dir": recorded}) == name
+    assert name_of_run(Path("best.ckpt"), None) is None

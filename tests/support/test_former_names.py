@@ -48,8 +48,9 @@ def test_the_fixture_has_the_former_names() -> None:
 def test_a_checkpoint_is_tested_with_the_same_accuracy(cli: Run, one_thread: None) -> None:
     result = cli("test", "--ckpt_path", BEST)
     assert (result.status, result.err) == (0, "")
-    assert read_json(Path("logs/cifar_resnet20/version_0/test.json"))["correct"] == 110
-    config = yaml.safe_load(Path("logs/cifar_resnet20/version_0/config.yaml").read_text())
+    [run] = Path("logs").glob("*/version_0")
+    assert read_json(run / "test.json")["correct"] == 110
+    config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["schedule"]["class_path"] == NOW[ONE_CYCLE]
 
 

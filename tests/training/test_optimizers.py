@@ -158,6 +158,35 @@ def test_frozen_parameters_are_left_out(decay_norm_and_bias):
     assert found == {name for name, _ in model.named_parameters()} - frozen
 
 
+@pytest.mark.parametrize("name", ["LBFGS", "Rprop"])
+def test_an_optimizer_without_weight_decay_is_given_none(name):
+    optimizer = build_optimizer(small_network(), name, 0.1, 0.0, decay_norm_and_bias=False)
+    assert all("weight_decay" not in group for group in optimizer.param_groups)
+    with pytest.raises(ConfigurationError, match=rf"^model\.weight_decay: {name} has none, give 0$"):
+        build_optimizer(small_network(), name, 0.1, 5e-4)
+
+
+# By its path.
+
+
+def test_an_optimizer_of_another_module():
+    assert type(build_optimizer(small_network(), "torch.optim.AdamW", 0.1, 0.0)) is torch.optim.AdamW
+    assert type(build_optimizer(small_network(), "timm.optim.Lamb", 0.1, 0.0)) is timm.optim.Lamb
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("nowhere.MySGD", "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'"),
+        ("torch.optim.MySGD", "torch.optim has no MySGD"),
+        ("torch.nn.Linear", "torch.nn.Linear is no class of optimizers"),
+    ],
+)
+def test_what_cannot_be_imported_says_so(name, line):
+    with pytest.raises(ConfigurationError, match=rf"^model\.optimizer: {line}$"):
+        build_optimizer(small_network(), name, 0.1, 0.0)
+
+
 # What a user can get wrong.
 
 
