@@ -60,6 +60,7 @@ class ImageFolder(ImageDataModule):
         self.background = background
         # files of each split, and its images if they could not be written to the cache
         self._prepared: dict[str, tuple[Files, Images | None]] = {}
+        self._said: set[str] = set()  # warnings, for a fit prepares the data once more for its test
 
     @property
     def has_test_images(self) -> bool:
@@ -163,7 +164,7 @@ class ImageFolder(ImageDataModule):
     def _check_empty(self, split: Split, files: Files, others: Counter[str]) -> None:
         empty = [f"{split}/{name!r}" for name in self.class_names if not files[name]]
         if empty and split == "val" and len(empty) < len(self.class_names):
-            logger.warning("%s: no validation images of %s", self._root, ", ".join(empty))
+            self._warn(f"no validation images of {', '.join(empty)}")
         elif empty:
             there_is = f"; there are other files: {_listed(others)}" if others else ""
             where = ", ".join(empty)
@@ -176,10 +177,15 @@ class ImageFolder(ImageDataModule):
         folders += [f"{each}/{name}" for each in splits for name in subfolders(self._root / each) if name not in names]
         if folders:
             first = ", ".join(map(repr, folders[:10])) + (", ..." if len(folders) > 10 else "")
-            logger.warning("%s: %s folders are not used: %s", self._root, f"{len(folders):,}", first)
+            self._warn(f"{len(folders):,} folders are not used: {first}")
         if files:
             why = "images of formats that Pillow does not decode have to be converted"
-            logger.warning("%s: %s files are not used: %s; %s", self._root, f"{files.total():,}", _listed(files), why)
+            self._warn(f"{files.total():,} files are not used: {_listed(files)}; {why}")
+
+    def _warn(self, what: str) -> None:
+        if what not in self._said:
+            logger.warning("%s: %s", self._root, what)
+        self._said.add(what)
 
     def _fill_cache(self, split: Split, files: Files) -> Images | None:
         """Writes the images to the cache if it does not hold them; returns them if they could not be written."""
