@@ -448,7 +448,10 @@ def test_fast_dev_run_leaves_nothing(cli: Run, tmp_path: Path) -> None:
 def test_fit_without_a_logger_still_has_its_own_folder(cli: Run, tmp_path: Path) -> None:
     assert cli("fit", "-c", tiny(tmp_path), "--trainer.logger", "false").status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "logs"}
-    assert (tmp_path / "logs/tiny/version_0/checkpoints/best.ckpt").is_file()
+    run = tmp_path / "logs/tiny/version_0"
+    assert (run / "checkpoints/best.ckpt").is_file() and not (run / "metrics.csv").exists()
+    assert cli("report", str(run)).status == 0
+    assert "cifar_resnet20" in cli("collect", "logs").out
 
 
 def test_a_diverging_run_ends_with_5(cli: Run, tmp_path: Path) -> None:

@@ -221,3 +221,10 @@ def test_an_array_larger_than_any_memory(folder: Path) -> None:
         for name, content in {**members, "images.npy": header.getvalue()}.items():
             archive.writestr(name, content)
     assert [note[:27] for note in read_run(folder, "a").notes] == ["mistakes.npz cannot be read"]
+
+
+def test_an_evaluation_of_a_part_of_the_images_is_noted(folder: Path) -> None:
+    result = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({**result, "complete": False}))
+    [note] = read_run(folder, "a").notes
+    assert note == f"test.json is about {result['images']:,} images, not all, by trainer.limit_test_batches"
