@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.models.registry import try_network
+from cifar_resnets.models.registry import try_network, weights_elsewhere, without_weights
 
 
 def test_a_network_that_takes_them_is_left_as_it_was() -> None:
@@ -25,3 +25,11 @@ def test_one_that_does_not_is_named_with_the_size() -> None:
     with pytest.raises(ConfigurationError, match=r"model\.network: mine does not take images of 9x8 pixels"):
         try_network(network, "mine", (9, 8))
     assert network.training
+
+
+def test_arguments_about_weights() -> None:
+    args = {"pretrained": True, "checkpoint_path": "x", "widths": [8], "block": [{"url": "y", "depth": 1}]}
+    assert without_weights(args) == {"widths": [8], "block": [{"url": "y", "depth": 1}]}
+    assert list(weights_elsewhere(args)) == ["checkpoint_path", "block.0.url"]
+    assert list(weights_elsewhere({"pretrained": "x", "pretrained_cfg": {}})) == ["pretrained", "pretrained_cfg"]
+    assert list(weights_elsewhere(None)) == []
