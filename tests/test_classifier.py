@@ -655,3 +655,11 @@ def test_an_argument_that_the_network_does_not_take_is_named(name, arguments, cu
 def test_a_value_out_of_range_is_refused(name, value):
     with pytest.raises(ConfigurationError, match=rf"model\.{name}: {value} is not allowed, give"):
         tiny(**{name: value})
+
+
+def test_a_checkpoint_of_a_pretrained_network_has_weights_of_its_own(monkeypatch):
+    args = {"pretrained": True, "depths": [1], "widths": [8]}
+    monkeypatch.setattr(
+        "cifar_resnets.classifier.create_network", lambda *given: torch.nn.Linear(2, 2) if given[2] is args else None
+    )
+    assert ImageClassifier(NAMES, network_args=args).hparams["network_args"] == {"depths": [1], "widths": [8]}

@@ -71,7 +71,8 @@ def run(args: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("collect", DESCRIPTION, EXAMPLES)
-    add, where = parser.add_argument, "folder with runs at any depth; logs if not given"
+    where = "folder with runs at any depth, logs if not given; links out of it are not followed"
+    add = parser.add_argument
     add("folders", nargs="*", type=local, metavar="DIR", default=[Path("logs")], help=where)
     add("--format", choices=FORMATS, default="table", help="%(choices)s; table if not given")
     add("--sort", choices=SORTS, default="name", help="%(choices)s; name if not given")

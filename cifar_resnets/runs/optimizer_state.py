@@ -25,8 +25,11 @@ def check_states(checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler:
         scheduler: its schedule.
     """
     state, fresh = checkpoint["optimizer_states"][0], optimizer.state_dict()
+    schedule, total = checkpoint["lr_schedulers"][0], scheduler.state_dict().get("total_steps")
     for place in (
-        *_unlike(checkpoint["lr_schedulers"][0], scheduler.state_dict(), "lr_schedulers.0"),
+        *(["lr_schedulers.0.total_steps"] if schedule.get("total_steps") != total else []),
+        *(["lr_schedulers.0.last_epoch"] if total and schedule["last_epoch"] > total else []),
+        *_unlike(schedule, scheduler.state_dict(), "lr_schedulers.0"),
         *_unlike(state["param_groups"], fresh["param_groups"], "optimizer_states.0.param_groups", known=False),
         *_of_other_shape(state["state"], optimizer),
     ):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.models.registry import create_network, try_network
+from cifar_resnets.models.registry import create_network, try_network, weights_elsewhere, without_weights
 
 
 def test_a_network_that_takes_them_is_left_as_it_was() -> None:
@@ -116,3 +116,11 @@ def test_exhausted_memory_is_not_blamed_on_the_network(monkeypatch: pytest.Monke
         try_network(network, "mine", (9, 8))
     with pytest.raises(RuntimeError, match="allocate"):
         create_network("resnet18", 3)
+
+
+def test_arguments_about_weights() -> None:
+    args = {"pretrained": True, "checkpoint_path": "x", "widths": [8], "block": [{"url": "y", "depth": 1}]}
+    assert without_weights(args) == {"widths": [8], "block": [{"url": "y", "depth": 1}]}
+    assert list(weights_elsewhere(args)) == ["checkpoint_path", "block.0.url"]
+    assert list(weights_elsewhere({"pretrained": "x", "pretrained_cfg": {}})) == ["pretrained", "pretrained_cfg"]
+    assert list(weights_elsewhere(None)) == []

@@ -68,6 +68,8 @@ def momentum(value: Any) -> Callable[[dict[str, Any]], object]:
         (scheduler(get_lr=5), "lr_schedulers.0.get_lr"),
         (scheduler(optimizer=None), "lr_schedulers.0.optimizer"),
         (scheduler(total_steps="x"), "total_steps"),
+        (scheduler(total_steps=5), "total_steps"),
+        (scheduler(last_epoch=2**62), "last_epoch"),
         (scheduler(_anneal_func_type="x"), "_anneal_func_type"),
         (scheduler(_last_lr=[0.1]), "_last_lr"),
         (momentum("x"), "state.0.momentum_buffer"),
