@@ -265,7 +265,7 @@ def _contradiction(content: Mapping[str, Any]) -> str | None:
     """Returns what is wrong in a checkpoint whose single keys are right."""
     classes = content["hyper_parameters"]["class_names"] if "hyper_parameters" in content else None
     described = content["data"]["init_args"].get("classes") if "data" in content else None
-    if classes and described and len(classes) != len(described):  # names may be others: `--model.class_names`
+    if classes and described and list(classes) != list(described):
         both = short(str(classes)), short(str(described))
         return "hyper_parameters.class_names {} are not data.init_args.classes, {}".format(*both)
     for state in content[KEY]["training"] if KEY in content else ():
