@@ -4,6 +4,7 @@ A reader raises one of `run_folder.DAMAGE` for a file that is damaged, or anothe
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from cifar_resnets.support.former_names import current_names
 
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 LARGEST_CONFIG = 2**20  # bytes; the parser takes seconds for more
+LARGEST_JSON = 2**24  # bytes; lists take twenty times as much memory
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
 
@@ -171,8 +173,16 @@ def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads a JSON file; raises OSError or ValueError for one that is missing, damaged, or made to exhaust a reader."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file")  # reading a pipe would never end
+    if status.st_size > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _mapping(value: Any) -> dict[str, Any]:

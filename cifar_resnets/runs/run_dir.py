@@ -95,7 +95,8 @@ def run_dirs(root: Path, name: str) -> list[Path]:
     """The folders `root/name/version_N`, the newest first."""
     parent = root / name
     found = parent.iterdir() if parent.is_dir() else []
-    return sorted((path for path in found if re.fullmatch(r"version_\d+", path.name)), key=_number, reverse=True)
+    runs = [path for path in found if re.fullmatch(r"version_\d+", path.name) and path.is_dir()]  # no pipes
+    return sorted(runs, key=_number, reverse=True)
 
 
 def lock_run_dir(run_dir: Path, seconds: float = 0.0) -> int | None:

@@ -60,10 +60,8 @@ def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
     figures = {"val": Evaluation(0.5, torch.tensor([[8, 2], [0, 10]]), None)}
     module = ImageClassifier(["cat", "dog"], network_args={"depths": [1], "widths": [16]})
     module.evaluations.update(figures)
-    state = SimpleNamespace(
-        state=SimpleNamespace(fn="validate"), is_global_zero=True, testing=False, ckpt_path="x.ckpt"
-    )
-    trainer = SimpleNamespace(**vars(state), val_dataloaders=[], num_val_batches=[])
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"), is_global_zero=True, testing=False)
+    trainer.ckpt_path, trainer.val_dataloaders, trainer.num_val_batches = "x.ckpt", [], []
     PerClassReport(tmp_path).on_validation_end(trainer, module)  # type: ignore[arg-type]
     assert victim.read_text() == "precious"
     assert json.loads((tmp_path / "val.json").read_text())["correct"] == 18
