@@ -25,6 +25,7 @@ from cifar_resnets.evaluation.metrics import wilson_interval
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
 from cifar_resnets.figures.confusion import plot_class_accuracy, plot_confused_pairs, plot_confusion
 from cifar_resnets.figures.gallery import shown_name
+from cifar_resnets.support.atomic_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +176,8 @@ class Evaluated:
         probabilities, labels = self.outputs.probabilities.tolist(), self.outputs.labels.tolist()
         write_csv(folder / f"{stage}_predictions.csv", self.class_names, probabilities, labels)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        (folder / f"{stage}_calibration.json").write_text(text + "\n", encoding="utf-8")
+        with replacing(folder / f"{stage}_calibration.json") as file:
+            file.write(f"{text}\n".encode())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns calibration, average precision and pairs for JSON; None where there is no number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import math
 import sys
 import warnings
@@ -24,6 +25,7 @@ from cifar_resnets.callbacks.publish import has_tensorboard, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
 from cifar_resnets.figures.lr_range_test import Plan, plot_search
+from cifar_resnets.support.atomic_file import replacing
 from cifar_resnets.training.lr_curve import Spacing, spaced_rates
 from cifar_resnets.training.lr_search import COLUMNS, Method, Search
 from cifar_resnets.training.run_length import run_length
@@ -176,10 +178,12 @@ def finder_among(callbacks: Iterable[pl.Callback]) -> LRFinder | None:
 def write_csv(path: Path, search: Search) -> None:
     """Writes the numbers of a search, a row for each step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        writer.writerows(search.rows())
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=COLUMNS)
+    writer.writeheader()
+    writer.writerows(search.rows())
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def _shown(rate: float) -> str:

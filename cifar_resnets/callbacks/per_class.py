@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.support.atomic_file import replacing
 from cifar_resnets.support.text import printable
 
 
@@ -28,7 +29,8 @@ class PerClassReport(pl.Callback):
         figures = pl_module.evaluations[stage].to_dict(pl_module.class_names)
         known = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network}
         report = {**known, "complete": is_complete(trainer), **figures}
-        (self.run_dir / f"{stage}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        with replacing(self.run_dir / f"{stage}.json") as file:
+            file.write((json.dumps(report, indent=2) + "\n").encode())
         get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
 
     on_test_end = on_validation_end

@@ -1,6 +1,7 @@
 """Writes predictions as CSV files."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from cifar_resnets.callbacks.collectors import in_data_order
 from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.support.atomic_file import replacing
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -42,10 +44,12 @@ def write_csv(
 ) -> None:
     """Writes the probabilities (n, num_classes) of images with their most probable and, if given, true classes (n,)."""
     known = [()] * len(probabilities) if labels is None else [(class_names[label],) for label in labels]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.writer(text)
         heading = ["predicted", *(f"p({name})" for name in class_names)]
         writer.writerow(["index", *([] if labels is None else ["label"]), *heading])
         for index, (true, row) in enumerate(zip(known, probabilities, strict=True)):
             best = max(range(len(row)), key=row.__getitem__)
             writer.writerow([index, *true, class_names[best], *(f"{p:.6f}" for p in row)])
+        text.detach()  # flushes it, and leaves the file open

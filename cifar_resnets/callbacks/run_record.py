@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.results.json_files import read_json
 from cifar_resnets.runs.run_dir import RECORD
 from cifar_resnets.support.atomic_file import replacing
 
@@ -81,14 +82,15 @@ def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None
     record = {**run_record(), **more}
     if first := _read(path):
         again = {"checkpoint": None if checkpoint is None else str(checkpoint), **run_record()}
-        record = {**first, "resumed": [*first.get("resumed", []), again]}
+        before = first.get("resumed", [])
+        record = {**first, "resumed": [*(before if isinstance(before, list) else []), again]}
     with replacing(path) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}

@@ -25,7 +25,7 @@ from cifar_resnets.errors import DataError
 from cifar_resnets.results.run_folder import natural_order
 from cifar_resnets.results.seed_groups import Group, group_runs
 from cifar_resnets.results.trained_runs import TrainedRun, find_runs
-from cifar_resnets.support.text import csv_text, markdown_table, printable
+from cifar_resnets.support.text import csv_text, markdown_table, no_formula, printable
 
 EXAMPLES = """
   cifar-resnets collect
@@ -126,7 +126,7 @@ def _figures(group: Group) -> list[float | None]:
 
 
 def _row(group: Group) -> dict[str, str]:
-    texts = [printable(group.name), printable(group.network), "; ".join(_settings(group))]
+    texts = [*map(no_formula, (printable(group.name), printable(group.network), "; ".join(_settings(group))))]
     figures = ["" if figure is None else f"{figure:.6f}" for figure in _figures(group)]
     return dict(zip(COLUMNS, [*texts, str(len(group.runs)), str(group.num_missing), *figures], strict=True))
 

@@ -40,7 +40,7 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.runs.resume import Start
-from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_checkpoints, claim_run_dir, lock_run_dir
+from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_checkpoints, claim_run_dir, lock_run_dir, remove_links
 from cifar_resnets.support.atomic_file import remove_unfinished
 
 # whose reports are files in the run's folder; those of others are printed
@@ -90,6 +90,7 @@ def open_run_dir(root: Path, name: str, start: Start, record: Mapping[str, Any])
         run_dir = claim_run_dir(root, name)
         lock = lock_run_dir(run_dir)
     remove_unfinished(run_dir)
+    remove_links(run_dir)
     write_record(run_dir, record, start.checkpoint)
     return run_dir, lock
 

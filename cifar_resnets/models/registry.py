@@ -48,7 +48,7 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
 
 def _problem(error: Exception, name: str, args: Mapping[str, Any]) -> ConfigurationError | None:
     """Returns the mistake of the user behind an error of a network's function; None for another one."""
-    if memory_error(error):
+    if memory_error(error) or (isinstance(error, ConfigurationError) and str(error).startswith("model.")):
         return None
     if args.get("pretrained") and not isinstance(error, (TypeError, ValueError)):
         remedy = "leave pretrained out, or download a file elsewhere and give it as model.weights"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_resnets.errors import CheckpointError
-from cifar_resnets.support.torch_archive import MAGIC, ArchiveError, check_archive
+from cifar_resnets.support.torch_archive import MAGIC, ArchiveError, check_archive, check_legacy
 
 __all__ = ["load_weights", "read_file"]
 
@@ -98,8 +98,8 @@ def _read(path: Path) -> Any:
 
         return load_file(path)
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) == MAGIC:
-            check_archive(file)
+        is_archive = file.read(len(MAGIC)) == MAGIC
+        (check_archive if is_archive else check_legacy)(file)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -94,7 +94,8 @@ def class_name(value: Any) -> str:
 
 def _parameters(run: Run) -> str:
     counts = [row.get("parameters", "") for row in run.layers]
-    return f"{sum(int(count) for count in counts):,}" if counts and all(map(str.isdecimal, counts)) else ""
+    known = counts and all(count.isdecimal() and len(count) < 16 for count in counts)
+    return f"{sum(map(int, counts)):,}" if known else ""
 
 
 def _counted(run: Run, key: str, what: str) -> str:

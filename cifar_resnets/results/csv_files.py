@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+MOST_CELLS = 2**24  # of a table, each a hundred bytes in memory: predictions of a million images for ten classes
+MOST_CLASSES = 5_000  # a confusion matrix takes their square
+MOST_SEARCHES = 1_000  # each is a curve
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Predictions:
 def read_rows(path: Path, notes: list[str]) -> list[dict[str, str]]:
     """Reads the rows of a CSV file; rows that are cut off are left out, with a note."""
     text = path.read_bytes().decode()  # `read_text` would replace the carriage returns in names of classes
+    if text.count(",") + text.count("\n") > MOST_CELLS:
+        raise ValueError(f"it holds more than {MOST_CELLS:,} cells")
     header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     if not header:
         raise ValueError("it is empty")
@@ -108,6 +113,8 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
         raise ValueError("it has other columns than index, label, predicted and probabilities")
     if [row["index"] for row in rows] != [str(index) for index in range(len(rows))]:
         raise ValueError("its images are not in the order of the data, or some are missing")
+    if len(columns) > MOST_CLASSES:
+        raise ValueError(f"it has more than {MOST_CLASSES:,} classes")
     names = tuple(name[2:-1] for name in columns)
     number = {name: position for position, name in enumerate(names)}
     if unknown := {row[key] for row in rows for key in ("label", "predicted")} - number.keys():
@@ -118,9 +125,13 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
 
 def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:
     """Reads for each run in `lr_finder.csv` the losses over the learning rate, as measured and smoothed."""
-    rows = [_numbers(row) for row in read_rows(path, notes)]
-    runs = [[row for row in rows if row["run"] == run] for run in sorted({row["run"] for row in rows})]
-    columns = [[np.array([row[name] for row in run]) for name in ("lr", "loss", "smoothed_loss")] for run in runs]
+    runs: dict[float, list[dict[str, float]]] = {}
+    for row in map(_numbers, read_rows(path, notes)):
+        runs.setdefault(row["run"], []).append(row)
+    if len(runs) > MOST_SEARCHES:
+        raise ValueError(f"it holds more than {MOST_SEARCHES:,} runs")
+    names = ("lr", "loss", "smoothed_loss")
+    columns = [[np.array([row[name] for row in runs[run]]) for name in names] for run in sorted(runs)]
     if any(not ((rates > 0) & np.isfinite(rates)).all() for rates, _, _ in columns):
         raise ValueError("it holds rates that are not above 0, or not finite")
     return [(Curve(rates, losses), Curve(rates, smoothed)) for rates, losses, smoothed in columns]

@@ -4,6 +4,8 @@ A reader raises one of `run_folder.DAMAGE` for a file that is damaged, or anothe
 """
 
 import json
+import stat
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from cifar_resnets.support.former_names import current_names
 
 MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 LARGEST_CONFIG = 2**20  # bytes; the parser takes seconds for more
+LARGEST_JSON = 2**24  # bytes; lists take twenty times as much memory
+LARGEST_ARRAYS = 2**31  # bytes
 KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
 
 
@@ -81,10 +85,14 @@ class Record:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads `config.yaml`, with the class paths of today."""
+    return _mapping(current_names(_mapping(load_bounded(read_config_text(path)))))
+
+
+def read_config_text(path: Path) -> str:
+    """Reads `config.yaml` as it is."""
     if path.stat().st_size > LARGEST_CONFIG:
         raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
-    config = _mapping(load_bounded(path.read_text(encoding="utf-8")))
-    return _mapping(current_names(config))
+    return path.read_text(encoding="utf-8")
 
 
 def read_record(path: Path) -> Record:
@@ -140,13 +148,13 @@ def _part(value: Any) -> float:
 
 def read_mistakes(path: Path) -> Mistakes:
     """Reads `mistakes.npz`."""
-    with np.load(path, allow_pickle=False) as file:
+    with _load(path) as file:
         return Mistakes(**_arrays({name: file[name] for name in MISTAKES}))
 
 
 def read_gallery(path: Path) -> Mistakes:
     """Reads `gallery.npz`."""
-    with np.load(path, allow_pickle=False) as file:
+    with _load(path) as file:
         arrays = _arrays({name: file[name] for name in MISTAKES})
         heat = tuple(file[name].astype(np.float32) for name in ("heat_predicted", "heat_true"))
         source = (str(file["layer"]), str(file["method"]))
@@ -155,6 +163,14 @@ def read_gallery(path: Path) -> Mistakes:
     if any(each.shape != arrays["images"].shape[:3] for each in heat):
         raise ValueError("heat and images are of different sizes")
     return Mistakes(**arrays, heat=(heat[0], heat[1]), source=source)
+
+
+def _load(path: Path) -> Any:
+    """Opens an archive of arrays; a megabyte of it may stand for a gigabyte of zeros."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(record.file_size for record in archive.infolist()) > LARGEST_ARRAYS:
+            raise ValueError(f"its arrays are larger than {LARGEST_ARRAYS:,} bytes")
+    return np.load(path, allow_pickle=False)
 
 
 def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -171,8 +187,16 @@ def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads a JSON file; raises OSError or ValueError for one that is missing, damaged, or made to exhaust a reader."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file")  # reading a pipe would never end
+    if status.st_size > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _mapping(value: Any) -> dict[str, Any]:

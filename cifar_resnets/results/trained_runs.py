@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_resnets.results.comparison import flat_settings
-from cifar_resnets.results.csv_files import finite, read_history
+from cifar_resnets.results.csv_files import read_history
 from cifar_resnets.results.json_files import Evaluation, read_config, read_evaluation, read_json, read_record
 from cifar_resnets.results.run_folder import Files, natural_order
 
@@ -149,8 +149,8 @@ def read_last_start(path: Path) -> float:
 
 def _val_accuracy(files: Files) -> float | None:
     history = files.read("metrics.csv", lambda path: read_history(path, files.notes)) or {}
-    known = finite(history["val/acc"].y).tolist() if "val/acc" in history else []
-    return max(known, default=None)
+    known = history["val/acc"].y.tolist() if "val/acc" in history else []
+    return max((each for each in known if 0 <= each <= 1), default=None)
 
 
 def read_setup(path: Path) -> Setup:

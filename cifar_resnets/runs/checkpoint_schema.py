@@ -19,6 +19,7 @@ from cifar_resnets.models.registry import weights_elsewhere
 from cifar_resnets.runs.log_files import EVENTS
 from cifar_resnets.runs.plain_values import describe, short
 
+DEPTHS = ("depth", "depths", "layers", "num_layers", "num_blocks")  # arguments of networks that count layers
 KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
 
 
@@ -261,6 +262,18 @@ def _outside(content: Mapping[str, Any]) -> Iterator[str]:
                     yield f"callbacks.{short(name)} names {short(str(path))}, a file outside of its folder"
 
 
+def _too_large(content: Mapping[str, Any]) -> str | None:
+    """Returns the argument of a network that would take hours to build, or fill the memory: each layer has weights."""
+    weights = content["state_dict"].values()
+    most = max(1000, sum(value.numel() for value in weights))
+    for key, value in (content["hyper_parameters"].get("network_args") or {}).items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        numbers = [each for each in values if type(each) is int]
+        if max(numbers, default=0) > most or (key in DEPTHS and sum(numbers) > len(weights)):
+            return str(key)
+    return None
+
+
 def _contradiction(content: Mapping[str, Any]) -> str | None:
     """Returns what is wrong in a checkpoint whose single keys are right."""
     classes = content["hyper_parameters"]["class_names"] if "hyper_parameters" in content else None
@@ -268,6 +281,9 @@ def _contradiction(content: Mapping[str, Any]) -> str | None:
     if classes and described and list(classes) != list(described):
         both = short(str(classes)), short(str(described))
         return "hyper_parameters.class_names {} are not data.init_args.classes, {}".format(*both)
+    is_ours = classes and ":" not in content["hyper_parameters"]["network"]  # the user trusts a function of a module
+    if is_ours and "state_dict" in content and (key := _too_large(content)):
+        return f"hyper_parameters.network_args.{short(key)} is larger than the network that the weights are of"
     for state in content[KEY]["training"] if KEY in content else ():
         if classes is not None and not len(state["correct"]) == len(state["images"]) == len(classes):
             return f"{KEY}.training counts other classes than hyper_parameters.class_names"

@@ -66,7 +66,7 @@ class MetricsFile(Logger):
             return
         known = _header(self._path)
         columns = sorted({*known, *(name for row in self._rows for name in row)})
-        if columns != known:
+        if columns != known or self._path.is_symlink():  # a run's folder may come from a stranger
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _write_rows(self._path, columns, _rows(self._path))
         with self._path.open("a", newline="", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import Strategy
 
 from cifar_resnets.distributed.scheduler import job_name, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError
+from cifar_resnets.results.json_files import read_json
 from cifar_resnets.runs.checkpoint_file import BRANCH, KEY, RESUME, read_checkpoint_file
 from cifar_resnets.runs.log_files import copy_logs
 from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, RECORD, lock_run_dir, run_dirs
@@ -203,7 +204,7 @@ def _identity_of(folder: Path) -> dict[str, Any] | None:
 
 def _record_of(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -81,11 +81,22 @@ def name_of_run(checkpoint: Path, state: object) -> str | None:
     return next((name for name in names if name not in ("", "..") and name.isprintable()), None)
 
 
+def remove_links(run_dir: Path) -> None:
+    """Removes links in the place of files that Lightning writes: they may lead out of a folder of a stranger's run.
+
+    The project's own files replace a link, see `support.atomic_file`.
+    """
+    for path in [run_dir / "hparams.yaml", *run_dir.glob("*-profile*")]:
+        if path.is_symlink():
+            path.unlink()
+
+
 def run_dirs(root: Path, name: str) -> list[Path]:
     """The folders `root/name/version_N`, the newest first."""
     parent = root / name
     found = parent.iterdir() if parent.is_dir() else []
-    return sorted((path for path in found if re.fullmatch(r"version_\d+", path.name)), key=_number, reverse=True)
+    runs = [path for path in found if re.fullmatch(r"version_\d+", path.name) and path.is_dir()]  # no pipes
+    return sorted(runs, key=_number, reverse=True)
 
 
 def lock_run_dir(run_dir: Path, seconds: float = 0.0) -> int | None:
@@ -144,7 +155,9 @@ def check_writable(folder: Path, key: str) -> None:
     trial = folder / f".trial.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(b"0")
+        trial.unlink(missing_ok=True)
+        with trial.open("xb") as file:  # not through a link
+            file.write(b"0")
         trial.unlink()
     except OSError as error:
         raise OutputError(f"{key}: {folder} cannot be written ({error.strerror}), give another folder") from error

@@ -11,6 +11,8 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that replaces the one at a path at the end of the block: no process ever reads half of it.
 
+    A link at the path is replaced, not followed: the folder may come from a stranger.
+
     Args:
         path: of the file; an existing one stays if anything goes wrong.
 
@@ -20,7 +22,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # in the same folder, because os.replace is atomic there; not by tempfile, whose files other users cannot read
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        unfinished.unlink(missing_ok=True)  # it may be a link
+        with unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+LONGEST = 100  # letters of a number: Python takes minutes for a million digits in base 60, and prints none of 5,000
 MOST = 100_000  # values, where each use of an alias counts all values that it stands for
 
 
@@ -18,6 +19,15 @@ class BoundedLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no typ
         except RecursionError as error:
             raise yaml.YAMLError("it is nested too deeply") from error
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Returns a whole number, unless it is absurdly long."""
+        if len(node.value) > LONGEST:
+            raise yaml.YAMLError(f"it holds a number of {len(node.value):,} digits")
+        return super().construct_yaml_int(node)  # type: ignore[no-any-return]
+
+
+BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
 
 
 def load_bounded(text: str) -> Any:

@@ -32,6 +32,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+def no_formula(text: str) -> str:
+    """Returns text with an apostrophe before it if a spreadsheet would compute it: names may come from a stranger."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def csv_text(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
     """Returns a table as CSV, with a header."""
     file = io.StringIO()

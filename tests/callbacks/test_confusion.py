@@ -410,3 +410,13 @@ def test_a_number_below_one_is_refused(value):
         ConfigurationError, match=rf"^Confusion\.every_n_epochs: {value} is not allowed, give 1 or more$"
     ):
         Confusion(every_n_epochs=value)
+
+
+def test_links_in_the_place_of_the_files_are_replaced(tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.txt"
+    victim.write_text("precious")
+    for name in ("val_predictions.csv", "val_calibration.json"):
+        (tmp_path / name).symlink_to(victim)
+    Evaluated(Outputs(torch.tensor([0, 1]), torch.eye(2)), ["a", "b"]).write(tmp_path, "val")
+    assert victim.read_text() == "precious"
+    assert json.loads((tmp_path / "val_calibration.json").read_text())["ece"] == 0

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import torch
 from rich.console import Console
 
-from cifar_resnets.callbacks.per_class import class_table
+from cifar_resnets.callbacks.per_class import PerClassReport, class_table
+from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.evaluation.metrics import Evaluation
 
 
@@ -46,3 +51,17 @@ def test_a_part_of_the_images_is_said_to_be_one() -> None:
     report = {"stage": "test", **Evaluation(0.5, torch.tensor([[8, 2], [0, 10]]), None).to_dict(["cat", "dog"])}
     assert class_table({**report, "complete": True}).title == "Test images"
     assert class_table({**report, "complete": False}).title == "Test images, only 20 of them"
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.txt"
+    victim.write_text("precious")
+    (tmp_path / "val.json").symlink_to(victim)
+    figures = {"val": Evaluation(0.5, torch.tensor([[8, 2], [0, 10]]), None)}
+    module = ImageClassifier(["cat", "dog"], network_args={"depths": [1], "widths": [16]})
+    module.evaluations.update(figures)
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"), is_global_zero=True, testing=False)
+    trainer.ckpt_path, trainer.val_dataloaders, trainer.num_val_batches = "x.ckpt", [], []
+    PerClassReport(tmp_path).on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert victim.read_text() == "precious"
+    assert json.loads((tmp_path / "val.json").read_text())["correct"] == 18

@@ -39,3 +39,12 @@ def test_ranks_are_put_back_in_order(tmp_path: Path, monkeypatch) -> None:  # ty
     PredictionWriter(tmp_path).write_on_epoch_end(trainer, module, ranks[0], [])  # type: ignore[arg-type]
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open(newline="")))
     assert [float(row["p(a)"]) for row in rows] == [n / 10 for n in range(10)]
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.txt"
+    victim.write_text("precious")
+    (tmp_path / "p.csv").symlink_to(victim)
+    write_csv(tmp_path / "p.csv", ["a"], [[1.0]])
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "p.csv").read_text() == "index,predicted,p(a)\n0,a,1.000000\n"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from support import Result, read_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from cifar_resnets.callbacks.run_record import git_state, run_record
+from cifar_resnets.callbacks.run_record import git_state, run_record, write_record
 
 
 def git(folder: Path, *args: str) -> None:
@@ -99,3 +101,10 @@ def test_an_evaluation_has_the_columns_of_a_fit(cli: Callable[..., Result], tmp_
         content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
         contents.append(plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos)
     assert contents[0] == contents[1] == contents[2]
+
+
+@pytest.mark.parametrize("content", ['{"resumed": 5}', "[" * 100_000])
+def test_a_record_of_something_else_does_not_keep_a_run_from_going_on(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    write_record(tmp_path, {}, None)
+    assert json.loads((tmp_path / "run.json").read_text())

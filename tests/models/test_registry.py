@@ -124,3 +124,8 @@ def test_arguments_about_weights() -> None:
     assert list(weights_elsewhere(args)) == ["checkpoint_path", "block.0.url"]
     assert list(weights_elsewhere({"pretrained": "x", "pretrained_cfg": {}})) == ["pretrained", "pretrained_cfg"]
     assert list(weights_elsewhere(None)) == []
+
+
+def test_a_mistake_in_the_arguments_is_named_with_its_key() -> None:
+    with pytest.raises(ConfigurationError, match=r"^model.network_args of cifar_resnet20: depths=\[1, 1\] and widths"):
+        create_network("cifar_resnet20", 10, {"depths": [1, 1], "widths": [8]})

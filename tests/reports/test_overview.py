@@ -113,3 +113,7 @@ def test_a_single_epoch_is_no_plural(run: Run) -> None:
     short = replace(run, config=config, history=history)
     assert timing(short)[0].note == "1 epoch"
     assert "1 epoch, 1,000 steps at most" in [fact.value for fact in recipe(short)]
+
+
+def test_counts_that_are_no_counts_are_left_out(run: Run) -> None:
+    assert "parameters" not in plain(recipe(replace(run, layers=[{"parameters": "9" * 5000}])))

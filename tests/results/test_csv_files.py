@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from report_runs import ANIMALS, write_predictions
 
+from cifar_resnets.results import csv_files
 from cifar_resnets.results.csv_files import read_history, read_predictions, read_rows, read_search
 
 
@@ -129,3 +130,22 @@ def test_a_row_that_is_missing_would_shift_the_others(tmp_path: Path) -> None:
 def test_an_infinite_rate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not finite"):
         read_search(write(tmp_path / "s.csv", "run,step,lr,loss,smoothed_loss\n0,0,inf,1,1\n"), [])
+
+
+def test_tables_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "MOST_CELLS", 10)
+    for text in ("a,b\n" + "\n" * 10, "a,b\n" + ",\n" * 5):
+        with pytest.raises(ValueError, match="more than 10 cells"):
+            read_rows(write(tmp_path / "metrics.csv", text), [])
+
+
+def test_too_many_classes_are_refused(tmp_path: Path) -> None:
+    text = "index,label,predicted," + ",".join(f"p({k})" for k in range(5001)) + "\n0,0,0" + ",0" * 5001 + "\n"
+    with pytest.raises(ValueError, match="more than 5,000 classes"):
+        read_predictions(write(tmp_path / "p.csv", text), [])
+
+
+def test_too_many_searches_are_refused_at_once(tmp_path: Path) -> None:
+    text = "run,lr,loss,smoothed_loss\n" + "".join(f"{k},0.1,1,1\n" for k in range(50_000))
+    with pytest.raises(ValueError, match="more than 1,000 runs"):
+        read_search(write(tmp_path / "lr_finder.csv", text), [])

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from cifar_resnets.callbacks.publish import write_arrays
 from cifar_resnets.callbacks.run_record import run_record
 from cifar_resnets.evaluation.metrics import Evaluation
-from cifar_resnets.results.json_files import read_config, read_evaluation, read_gallery, read_mistakes, read_record
+from cifar_resnets.results import json_files
+from cifar_resnets.results.json_files import (
+    read_config,
+    read_config_text,
+    read_evaluation,
+    read_gallery,
+    read_mistakes,
+    read_record,
+)
 
 
 def test_an_evaluation(tmp_path: Path) -> None:
@@ -62,3 +72,16 @@ def test_a_configuration_is_data_and_no_code(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(yaml.YAMLError):
         read_config(tmp_path / "config.yaml")
+
+
+def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mistakes.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(2**20))
+    monkeypatch.setattr(json_files, "LARGEST_ARRAYS", 2**19)
+    with pytest.raises(ValueError, match="arrays are larger than"):
+        read_mistakes(path)
+    path.write_bytes(b"#" * (2**24 + 1))
+    for read in (read_record, read_config_text):
+        with pytest.raises(ValueError, match="is larger than"):
+            read(path)

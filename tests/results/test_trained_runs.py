@@ -184,7 +184,7 @@ def test_a_test_of_no_images(tmp_path: Path) -> None:
     assert read_trained(folder).problem == "test.json is about no images"
 
 
-@pytest.mark.parametrize("text", ["", "epoch,step,val/acc\n", "epoch,step,val/acc\n0,9,nan\n", "epoch,step\n0,9\n"])
+@pytest.mark.parametrize("text", ["", "epoch,step,val/acc\n", "epoch,step,val/acc\n0,9,1.7e308\n", "epoch,step\n0,9\n"])
 def test_a_result_counts_without_a_validation_accuracy(tmp_path: Path, text: str) -> None:
     folder = write_trained(tmp_path / "version_0", accuracy=0.25)
     (folder / "metrics.csv").write_text(text)

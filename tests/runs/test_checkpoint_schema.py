@@ -15,7 +15,7 @@ import torch
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import CheckpointError
 from cifar_resnets.runs.checkpoint_file import EVALUATE, KEY, RESUME, read_checkpoint_file, write_checkpoint
-from cifar_resnets.runs.checkpoint_schema import HYPER_PARAMETERS
+from cifar_resnets.runs.checkpoint_schema import HYPER_PARAMETERS, problem_of
 
 GOOD = Path(__file__).parent.parent / "fixtures/v0.1.0/checkpoints/last.ckpt"
 Change = Callable[[dict[str, Any]], object]
@@ -203,3 +203,11 @@ def test_a_network_that_was_pretrained_stands_alone(path: Path) -> None:
 def test_the_table_has_all_hyperparameters() -> None:
     known = {name.removesuffix("?") for name in HYPER_PARAMETERS}
     assert known == inspect.signature(ImageClassifier).parameters.keys() - {"weights"}
+
+
+@pytest.mark.parametrize("args", [{"depths": [10**7]}, {"depths": [100] * 10}, {"widths": [10**6]}, {"depth": 10**5}])
+def test_a_network_without_end_is_not_built(args: dict[str, Any]) -> None:
+    content = read_checkpoint_file(GOOD)
+    assert problem_of(content) is None
+    content["hyper_parameters"]["network_args"] = {**content["hyper_parameters"]["network_args"], **args}
+    assert "is larger than the network that the weights are of" in str(problem_of(content))

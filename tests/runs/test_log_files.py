@@ -128,3 +128,12 @@ def test_links_are_no_event_files(tmp_path: Path) -> None:
     copy_logs(source, target, logged)
     assert victim.read_text() == "precious"
     assert list(target.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_the_table_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "other", ROWS[:1])
+    theirs = (tmp_path / "other" / METRICS).read_bytes()
+    (tmp_path / METRICS).symlink_to(tmp_path / "other" / METRICS)
+    write(tmp_path, ROWS[:1])  # with the same columns
+    assert (tmp_path / "other" / METRICS).read_bytes() == theirs
+    assert len(table(tmp_path)) == 2

@@ -241,3 +241,17 @@ def test_a_checkpoint_is_passed_to_children_with_the_id_of_their_parent(monkeypa
     assert json.loads(os.environ[START]) == [os.getpid(), None]
     pass_to_children(Path("a.ckpt"))
     assert json.loads(os.environ[START]) == [os.getpid(), "a.ckpt"]
+
+
+def test_pipes_and_deep_records_in_a_log_folder_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    os.mkfifo(tmp_path / "x/version_9")
+    with pytest.raises(CheckpointError, match="there is no run"):
+        find_start("last", tmp_path, "x", ARGS)
+    for number in (2, 3):
+        (tmp_path / f"x/version_{number}").mkdir()
+    os.mkfifo(tmp_path / "x/version_2/run.json")
+    (tmp_path / "x/version_3/run.json").write_text("[" * 100_000)
+    assert find_start("auto", tmp_path, "x", ARGS).run_dir is None
+    with pytest.raises(CheckpointError, match="version_3"):
+        find_start("last", tmp_path, "x", ARGS)

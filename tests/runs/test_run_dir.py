@@ -13,6 +13,7 @@ from cifar_resnets.runs.run_dir import (
     lock_run_dir,
     missing_folders,
     name_of_run,
+    remove_links,
     remove_unused,
     run_dirs,
 )
@@ -123,3 +124,12 @@ def test_what_a_run_has_written_stays_and_so_do_its_neighbours(tmp_path: Path) -
 def test_the_name_of_a_checkpoint_s_run(path: str, recorded: object, name: str | None) -> None:
     assert name_of_run(Path(path), {"run_dir": recorded}) == name
     assert name_of_run(Path("best.ckpt"), None) is None
+
+
+def test_links_where_lightning_writes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    for name in ("hparams.yaml", "fit-profile.txt", "notes.txt"):
+        (tmp_path / name).symlink_to("thesis.txt" if name != "hparams.yaml" else "not_there.py")
+    remove_links(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "thesis.txt"]
+    assert (tmp_path / "thesis.txt").read_text() == "precious"

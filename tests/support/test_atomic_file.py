@@ -66,3 +66,12 @@ def test_unfinished_files_are_removed_and_no_others(tmp_path: Path) -> None:
     assert (tmp_path / ".other.12").is_file()
     remove_unfinished(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    (tmp_path / f".a.{os.getpid()}").symlink_to("thesis.txt")
+    with replacing(tmp_path / "a") as file:
+        file.write(b"new")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert (tmp_path / "a").read_bytes() == b"new"

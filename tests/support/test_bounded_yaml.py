@@ -33,3 +33,9 @@ def test_aliases_without_end_are_refused(text: str, problem: str) -> None:
     for load in (load_bounded, check_aliases):
         with pytest.raises(yaml.YAMLError, match=problem):
             load(text)
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 6000, "1:" * 100_000 + "1"])
+def test_a_number_that_python_does_not_print_is_refused(number: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="digits"):
+        load_bounded(f"a: {number}")

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from cifar_resnets.support.text import csv_text, did_you_mean, markdown_table, printable
+from cifar_resnets.support.text import csv_text, did_you_mean, markdown_table, no_formula, printable
 
 ROWS = [{"name": "a, b", "size": "1"}, {"name": 'c|d "e"', "size": ""}]
 
@@ -38,3 +38,7 @@ def test_markdown_aligns_numbers_to_the_right_and_escapes_bars() -> None:
     assert markdown_table(ROWS, ("name", "size"), left=("name",)) == (
         '| name | size |\n| --- | ---: |\n| a, b | 1 |\n| c\\|d "e" |  |\n'
     )
+
+
+def test_a_spreadsheet_computes_no_text() -> None:
+    assert [no_formula(each) for each in ("=1+1", "-a", "@a", "a=1", "")] == ["'=1+1", "'-a", "'@a", "a=1", ""]
