@@ -119,3 +119,16 @@ def test_predictions_are_written_without_explanations(fitted: Fitted) -> None:
     rows = (fitted.run / "test_predictions.csv").read_text().splitlines()
     assert len(rows) - 1 == read_json(fitted.run / "test.json")["images"]
     assert not (fitted.run / "figures").exists() and not (fitted.run / "report.html").exists()
+
+
+def test_the_weights_that_a_fit_tests_are_the_averaged_ones_of_its_checkpoint(
+    tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    assert cli("fit", "-c", "tiny.yaml", "--explain", "null", "--trainer.callbacks+=EMAWeightAveraging").status == 0
+    tested = cli("test", "--ckpt_path", "logs/tiny/version_0/checkpoints/best.ckpt", "--explain", "null")
+    assert tested.status == 0
+    in_fit, alone = (read_json(Path(f"logs/tiny/version_{number}/test.json")) for number in (0, 1))
+    assert (in_fit["loss"], in_fit["correct"]) == (alone["loss"], alone["correct"])
+    assert not [each for each in recwarn if "Please add the following" in str(each.message)]
