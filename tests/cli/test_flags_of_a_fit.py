@@ -90,7 +90,7 @@ def test_two_callbacks_that_keep_the_same_checkpoints_are_refused(
     again = "[{class_path: ModelCheckpoint, init_args: {monitor: val/acc, mode: max}}]"
     result = cli("fit", "-c", "tiny.yaml", "--trainer.max_epochs", "4", "--trainer.callbacks", again)
     assert (result.status, result.err.count("\n")) == (2, 1), result.err
-    assert "trainer: Found more than one stateful callback of type" in result.err
+    assert "trainer.callbacks: ModelCheckpoint is `checkpoint`, which is there by default: give its " in result.err
     assert [path.name for path in fitted.run.parent.iterdir()] == ["version_0"]
 
 
