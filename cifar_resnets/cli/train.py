@@ -172,7 +172,7 @@ class CLI(LightningCLI):
         for line in notes:
             print(printable(line), flush=True)
         if self.start.content is not None:
-            checkpoint_args.check_classes(self.start.content, config.as_dict())
+            checkpoint_args.check_classes(self.start.content, [config.as_dict()])
 
     def before_fit(self) -> None:
         """Sets the path of the checkpoint on all ranks."""

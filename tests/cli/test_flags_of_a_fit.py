@@ -132,3 +132,24 @@ def test_the_weights_that_a_fit_tests_are_the_averaged_ones_of_its_checkpoint(
     in_fit, alone = (read_json(Path(f"logs/tiny/version_{number}/test.json")) for number in (0, 1))
     assert (in_fit["loss"], in_fit["correct"]) == (alone["loss"], alone["correct"])
     assert not [each for each in recwarn if "Please add the following" in str(each.message)]
+
+
+OWN = """
+import timm
+def net(num_classes):
+    return timm.create_model("cifar_resnet20", num_classes=num_classes, depths=[1], widths=[8], stem_width=8)
+"""
+
+
+def test_a_network_of_the_users_is_resumed_by_the_command_that_names_it(
+    tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_network.py").write_text(OWN)
+    Path("tiny.yaml").write_text(TINY)
+    args = ("fit", "-c", "tiny.yaml", "--explain", "null", "--model.network", "own_network:net")
+    args += ("--model.network_args", "null")
+    assert cli(*args).status == 0
+    again = cli(*args, "--ckpt_path", "logs/tiny/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", "2")
+    assert (again.status, again.err) == (0, "") and "going on after step 5 of 10" in again.out
