@@ -5,7 +5,6 @@ A message is one line: what is wrong, where (file, key, value), and the remedy.
 
 import errno
 import os
-import re
 
 
 class UserError(ValueError):
@@ -77,7 +76,9 @@ def local_path(key: str, path: str | os.PathLike[str]) -> str:
     Raises:
         ConfigurationError: for an address such as `s3://bucket`, which would become a local folder called `s3:`.
     """
-    if re.match(r"[A-Za-z][\w.+-]+:/", text := os.fspath(path)):  # pathlib makes one slash of two
+    scheme, is_address, _ = (text := os.fspath(path)).partition(":/")  # pathlib makes one slash of two
+    is_name = len(scheme) > 1 and scheme[0].isalpha() and all(each.isalnum() or each in "+-._" for each in scheme)
+    if is_address and is_name:
         raise ConfigurationError(f"{key}: {text} is an address, give a path on this machine, or mount it")
     return os.path.expanduser(text)
 

@@ -174,7 +174,7 @@ def _typed(args: Sequence[str]) -> Iterator[Any]:
 
 
 def blame(error: UserError, args: Sequence[str]) -> UserError:
-    """Returns an error of the checkpoint if a key is wrong that only the checkpoint can have set.
+    """Returns an error of the checkpoint if a key is wrong that only the checkpoint can have set, whatever the command.
 
     Args:
         error: that ends the command.
@@ -183,7 +183,8 @@ def blame(error: UserError, args: Sequence[str]) -> UserError:
     typed = any(arg.startswith(("--model", "--data", "-c", "--config")) for arg in args)
     if args[0] in NEED_CHECKPOINT and not typed and isinstance(error, DataError) and "data.root: " in str(error):
         return DataError(f"{error}; the checkpoint says so, give --data.root if they are elsewhere")
-    if args[0] in NEED_CHECKPOINT and not typed and str(error).startswith(("model.", "data.")):
+    of_command = typed or f"`{args[0]}`" in str(error)  # `validate` where nothing was kept for it
+    if args[0] in NEED_CHECKPOINT and not of_command and str(error).startswith(("model.", "data.")):
         return CheckpointError(f"--ckpt_path: the checkpoint's {error}")
     return error
 

@@ -173,7 +173,8 @@ class ImageFolder(ImageDataModule):
     def _log_left_out(self, files: Counter[str]) -> None:
         """Says what lies in the folders and is not read."""
         splits, names = self._splits(), self.class_names
-        folders = [name for name in subfolders(self._root) if name not in SPLITS]
+        known = splits if self.network_classes is None else SPLITS  # an evaluation leaves `train` alone
+        folders = [name for name in subfolders(self._root) if name not in known]
         folders += [f"{each}/{name}" for each in splits for name in subfolders(self._root / each) if name not in names]
         if folders:
             first = ", ".join(map(repr, folders[:10])) + (", ..." if len(folders) > 10 else "")

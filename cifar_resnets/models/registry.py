@@ -34,8 +34,9 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
     args = dict(network_args or {})
     if "num_classes" in args:
         raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")
+    build = network_function(name)
     try:
-        network = network_function(name)(num_classes=num_classes, **args)
+        network = build(num_classes=num_classes, **args)
     except Exception as error:
         if (line := _problem(error, name, args)) is None:
             raise
@@ -47,7 +48,7 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
 
 def _problem(error: Exception, name: str, args: Mapping[str, Any]) -> ConfigurationError | None:
     """Returns the mistake of the user behind an error of a network's function; None for another one."""
-    if isinstance(error, ConfigurationError) or memory_error(error):
+    if memory_error(error):
         return None
     if args.get("pretrained") and not isinstance(error, (TypeError, ValueError)):
         remedy = "leave pretrained out, or download a file elsewhere and give it as model.weights"

@@ -116,7 +116,7 @@ def check_files(folder: Path, stage: str, labels: np.ndarray, probabilities: np.
         true, predicted = int(pair["true"]), int(pair["predicted"])
         assert pair["images"] == counts[true, predicted] and true != predicted
         assert pair["percent"] == pytest.approx(100 * counts[true, predicted] / counts[true].sum())
-    assert len(found["pairs"]) == 10
+    assert len(found["pairs"]) == min(10, np.count_nonzero(counts - np.diag(counts.diagonal())))
 
 
 # What there is after a run.

@@ -112,7 +112,8 @@ def test_the_optimizer_is_the_trainings(name, build):
     module, data = small(network=forgetful(), schedule=OneCycle(), optimizer=name, weight_decay=0.01), digits()
     network = copy.deepcopy(module.network)
     optimizer = build(network.parameters(), lr=1.0, weight_decay=0.01)
-    assert swept(module, data) == [trained(network, optimizer, batches(data))]
+    # LAMB divides by norms of the whole network, whose sums differ in their last bit
+    np.testing.assert_allclose(swept(module, data), [trained(network, optimizer, batches(data))], rtol=1e-6)
 
 
 def test_more_steps_than_an_epoch_has_batches():

@@ -148,16 +148,20 @@ def test_an_image_that_is_gone(cli: Run, place: Path) -> None:
     assert "data.mean [" in result.out
 
 
-def test_images_that_may_have_been_trained_on_are_not_validated_in_silence(cli: Run, place: Path) -> None:
+def test_images_that_may_have_been_trained_on_are_not_validated_in_silence(
+    cli: Run, place: Path, photographs: Path
+) -> None:
     validate = ("validate", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), "--explain", "null")
     line = "have changed since the checkpoint was written: some of the validation images may have been trained on\n"
     assert line not in cli(*validate).out
-    (place / "images/train/red/3.png").unlink()
+    image = photographs / "images/train/red/3.png"  # where the run has read it, as its checkpoint says
+    image.rename(place / "3.png")
     result = cli(*validate)
+    (place / "3.png").rename(image)
     assert (result.status, result.err) == (0, ""), result
     assert line in result.out
-    (place / "images").rename(place / "others")
-    assert line not in cli(*validate, "--data.root", "others").out  # these are other images
+    (place / "images/train/red/3.png").unlink()
+    assert line not in cli(*validate, "--data.root", "images").out  # these are other images
 
 
 def test_a_cycle_ends_on_more_images_within_an_epoch(cli: Run, place: Path) -> None:
@@ -215,7 +219,7 @@ def test_a_subset_is_tested_as_a_subset(cli: Run, digits: Path, tmp_path: Path) 
 
 
 def test_a_test_folder_with_fewer_and_with_more_classes(cli: Run, place: Path) -> None:
-    test = ("test", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"))
+    test = ("test", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), "--data.root", "images")
     assert cli(*test).status == 0
     whole = correct(place)
     shutil.copytree(place / "images/test/red", place / "images/test/ape")

@@ -87,9 +87,8 @@ def test_a_class_of_each_part_is_trusted_by_its_own_option_or_by_a_recipe(tmp_pa
     options = {"--data": "mine.Source", "--model.schedule": "mine.Schedule", "--model.network": "mine:net"}
     args = ["test"]
     for option, name in options.items():
-        with pytest.raises(
-            CheckpointError, match=rf"names the class .*{name}.* if you trust it, give .*{option} {name}"
-        ):
+        line = rf"names the class(es)? .*{name}.* if you trust (it|them), give .*{option} {name}"
+        with pytest.raises(CheckpointError, match=line):
             on_top_of(checkpoint, args)
         args += [option, name]
     assert merged(on_top_of(checkpoint, args))["model"]["network"] == "mine:net"

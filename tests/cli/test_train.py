@@ -395,7 +395,7 @@ def test_code_of_the_current_folder(cli: Run, tmp_path: Path, monkeypatch: pytes
         "if you trust them, give --data code_of_a_user.Shapes --model.network code_of_a_user:net "
         "--model.optimizer code_of_a_user.MySGD\n"
     )
-    assert cli("test", "--ckpt_path", best, *network, *source, "--explain", "null").status == 0
+    assert cli("test", "--ckpt_path", best, *network, *source, *more[:2], "--explain", "null").status == 0
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_each_rank_gets_its_part_from_the_trainer():
     for rank in (0, 1):
         module = plain(eval_batch_size=20)
         root = SimpleNamespace(root_device=torch.device("cpu"))
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=root)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=root, overfit_batches=0.0)
         parts.append([numbers(module.train_dataloader()), numbers(module.test_dataloader())])
         assert {len(labels) for _, labels in module.train_dataloader()} == {4}  # half of 8
     alone = plain()

@@ -103,12 +103,12 @@ def test_a_rank_reports_its_number(
     assert capfd.readouterr() == ("", "cifar-resnets: rank 5: no images\n")
 
 
-@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1"}, {"TORCHELASTIC_RUN_ID": "none"}])
 def test_a_report_does_not_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     report("no \x1b[2J\nof a\x07 file")
     assert capfd.readouterr().err == "cifar-resnets: no \\x1b[2J of a\\x07 file\n"
 
 
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1"}, {"TORCHELASTIC_RUN_ID": "none"}])
 def test_a_rank_ends_with_the_process_that_started_it(variables: dict[str, str]) -> None:
     parent = start(PARENT_OF_ONE % variables)
     child = int(first_line(parent))

@@ -185,7 +185,7 @@ def test_figures_that_cannot_be(folder: Path) -> None:
 
 def test_a_configuration_that_holds_itself(folder: Path) -> None:
     (folder / "config.yaml").write_text("model: &a\n  b: *a\n")
-    assert read_run(folder, "a").notes == ["config.yaml cannot be read: Circular reference detected"]
+    assert read_run(folder, "a").notes == ["config.yaml cannot be read: it contains itself"]
 
 
 @pytest.mark.parametrize("name", ["gallery.npz", "mistakes.npz"])
