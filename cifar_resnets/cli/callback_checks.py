@@ -1,9 +1,10 @@
-"""Checks of Lightning's callbacks that would do something else here than their users think."""
+"""Lightning's callbacks that would do something else here than their users think."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import lightning.pytorch as pl
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -14,9 +15,11 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     SpikeDetection,
     StochasticWeightAveraging,
+    WeightAveraging,
 )
 
 from cifar_resnets.callbacks.best_checkpoint import FIGURE, best_of
+from cifar_resnets.cli.console import expect_evaluation
 from cifar_resnets.errors import ConfigurationError
 
 # callbacks that cannot be used, and why
@@ -76,3 +79,14 @@ def check_saving(key: str, given: Mapping[str, Any], replaces_slash: bool = Fals
         if given.get(every) and monitor is not None:
             why = f"{monitor} is of an epoch or a validation, not of the weights of each step"
             raise ConfigurationError(f"{key}.{every}: {why}; give trainer.val_check_interval instead, or monitor null")
+
+
+def leave_training(trainer: pl.Trainer) -> None:
+    """Takes the callbacks that average weights out of a Trainer whose fit has ended, before it tests a checkpoint.
+
+    A checkpoint holds the averaged weights, and beside them those of the training, which Lightning's callback puts in
+    their place whenever it loads one after a fit, also for a test.
+    """
+    expect_evaluation()
+    kept = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]  # of Lightning
+    trainer.callbacks = kept  # type: ignore[attr-defined]  # of Lightning

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import get_loader
 
 from cifar_resnets.cli.config_checks import given_recipes, recipe_value
-from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, local_path
+from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError, UserError, local_path
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.plain_values import short
@@ -181,6 +181,8 @@ def blame(error: UserError, args: Sequence[str]) -> UserError:
         args: the command line, the subcommand first.
     """
     typed = any(arg.startswith(("--model", "--data", "-c", "--config")) for arg in args)
+    if args[0] in NEED_CHECKPOINT and not typed and isinstance(error, DataError) and "data.root: " in str(error):
+        return DataError(f"{error}; the checkpoint says so, give --data.root if they are elsewhere")
     of_command = typed or f"`{args[0]}`" in str(error)  # `validate` where nothing was kept for it
     if args[0] in NEED_CHECKPOINT and not of_command and str(error).startswith(("model.", "data.")):
         return CheckpointError(f"--ckpt_path: the checkpoint's {error}")

@@ -172,6 +172,9 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
         raise ConfigurationError("trainer.devices: 0 is not allowed, give 1 or more")
     if _value(values, "trainer.barebones"):
         raise ConfigurationError("trainer.barebones: true is not allowed: the run would keep nothing that it trains")
+    if _value(values, "trainer.enable_checkpointing") is False:
+        remedy = "leave it out, or give trainer.fast_dev_run true for a try that writes no files"
+        raise ConfigurationError(f"trainer.enable_checkpointing: false is not allowed, a run has checkpoints: {remedy}")
     for path, cls, given in _classes(values):
         # the parser lets null through
         for name, parameter in parameters_of(cls).items():

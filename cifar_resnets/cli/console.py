@@ -25,6 +25,8 @@ EXPECTED_WARNINGS = (
     r"You're using the WeightAveraging callback, but .* outside the 'fit' stage.*",  # the averaged weights are there
     r"Be aware that when using `ckpt_path`, .* callbacks: \['Misclassified'\]\.",  # it is left out by `--explain null`
 )
+# of an evaluation: its checkpoint alone counts, not the callbacks of the training
+_CALLBACKS_OF_TRAINING = r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*"
 
 
 class _Lines(logging.Handler):
@@ -46,8 +48,12 @@ def _note(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def set_up_messages() -> None:
-    """Shows the project's messages, and silences those of Lightning that a user cannot act on."""
+def set_up_messages(evaluates: bool = False) -> None:
+    """Shows the project's messages, and silences those of Lightning that a user cannot act on.
+
+    Args:
+        evaluates: whether the command trains nothing.
+    """
     errors_of_threads.clear()
     threading.excepthook = _note
     own = logging.getLogger("cifar_resnets")
@@ -63,3 +69,10 @@ def set_up_messages() -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each fork that it ends
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    if evaluates:
+        expect_evaluation()
+
+
+def expect_evaluation() -> None:
+    """Silences what matters only to a training, where an evaluation begins."""
+    warnings.filterwarnings("ignore", _CALLBACKS_OF_TRAINING)

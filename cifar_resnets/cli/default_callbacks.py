@@ -144,6 +144,10 @@ def callbacks(config: Namespace, run_dir: Path | None, events: dict[str, int] | 
     """
     named, defaults = _without_hidden_bars(config.trainer), default_callbacks(config, run_dir, events)
     defaults = [each for each in defaults if not _is_named(each, named)]
+    for each in named:
+        if isinstance(each, Checkpoint) and each.state_key == config.checkpoint.state_key:
+            name, remedy = type(each).__name__, "give its arguments there, such as --checkpoint.save_top_k 3"
+            raise ConfigurationError(f"trainer.callbacks: {name} is `checkpoint`, which is there by default: {remedy}")
     for each in (*named, *defaults):
         if isinstance(each, (Misclassified, EvaluationWriter)):
             each.run_dir = run_dir

@@ -24,7 +24,8 @@ def print_accuracies(trainer: pl.Trainer, validation: float | None, root: str, l
     figures = {"validation": validation, **{n: tested[tag].item() for n, tag in TESTED.items() if tag in tested}}
     known = ", ".join(f"{name} {value:.2%}" for name, value in figures.items() if value is not None)
     limited = "" if str(limit) in ("None", "1.0") or "test" not in figures else f" of {limit} test batches"
-    print(f"accuracy: {known}{limited}".replace("%", " %"))
+    if known:  # with neither validation nor test images there is none
+        print(f"accuracy: {known}{limited}".replace("%", " %"))
     if any(isinstance(each, TensorBoardLogger) for each in trainer.loggers):
         print(f"dashboard: tensorboard --logdir {root}")
 

@@ -134,6 +134,12 @@ _PROBLEMS = {
     r"Expected more than 1 value per channel when training": (
         "data.batch_size: 1 image on a rank is too few for batch normalisation behind a global pooling, give 2 or more"
     ),
+    r"You restored a checkpoint with current_epoch=(\d+), but you have set Trainer\(max_epochs=(\d+)\)": (
+        r"trainer.max_epochs: \2 is not allowed, the checkpoint has \1 epochs behind it: give \1 or more"
+    ),
+    r"You requested to check ([\d.]+) of the `(\w+)_dataloader`": (
+        r"trainer.limit_\2_batches or overfit_batches: \1 of the batches is less than one, give their number"
+    ),
     r"view size is not compatible with input tensor's size and stride": (
         "model.channels_last: true does not suit the optimizer or a callback, give false"
     ),

@@ -132,7 +132,8 @@ def build(name: str, num_classes: int | None = None, network_args: str = "{}") -
     except ConfigurationError:
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"summary: {name}: {error}") from error
+        remedy = "; give --num_classes" if num_classes is None and "argument: 'num_classes'" in str(error) else ""
+        raise ConfigurationError(f"summary: {name}: {error}{remedy}") from error
     hint = did_you_mean(short, [*timm.list_models(), *_torchvision_names()])
     raise ConfigurationError(f"summary: there is no network {name!r} in timm's registry or in torchvision's{hint}")
 

@@ -22,6 +22,7 @@ from cifar_resnets.callbacks.best_checkpoint import best_of
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.cli import checkpoint_args
+from cifar_resnets.cli.callback_checks import leave_training
 from cifar_resnets.cli.class_names import network_classes
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local
 from cifar_resnets.cli.console import errors_of_threads, set_up_messages
@@ -56,7 +57,7 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
         UserError: for a mistake of the user.
         Stopped: when a signal stops the run.
     """
-    set_up_messages()
+    set_up_messages(evaluates=args[0] in checkpoint_args.NEED_CHECKPOINT)
     set_loader("yaml", checkpoint_args.load_recipe, (yaml.YAMLError,))
     # defaults of Lightning's callbacks, such as that of Timer, which config.yaml holds
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_data(each.value))
@@ -171,7 +172,7 @@ class CLI(LightningCLI):
         for line in notes:
             print(printable(line), flush=True)
         if self.start.content is not None:
-            checkpoint_args.check_classes(self.start.content, config.as_dict())
+            checkpoint_args.check_classes(self.start.content, [config.as_dict()])
 
     def before_fit(self) -> None:
         """Sets the path of the checkpoint on all ranks."""
@@ -283,6 +284,7 @@ class CLI(LightningCLI):
             if has_test:
                 self._preload(Path(path), content)
         if has_test:
+            leave_training(self.trainer)
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         else:
             rank_zero_only(print)("not tested: there are no test images")

@@ -11,7 +11,8 @@ import yaml
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `, did you mean A or B?` with the names closest to a misspelt one; nothing if none is close."""
-    near = difflib.get_close_matches(name, set(known) - {name}, n=3)
+    others = set(known) - {name}
+    near = difflib.get_close_matches(name, others, n=3) or [each for each in others if each.startswith(f"{name}_")]
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -61,7 +61,9 @@ def build_optimizer(
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"model.optimizer {name}: {error}") from error
+        others = optimizer_args and "unexpected keyword" in str(error)
+        remedy = f"; give model.optimizer_args of {name}, now they are {optimizer_args}, or null" if others else ""
+        raise ConfigurationError(f"model.optimizer {name}: {error}{remedy}") from error
 
 
 def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -190,6 +190,13 @@ def test_a_wrong_value_that_nobody_typed_is_the_checkpoints(args: list[str], exp
     assert blame(other, args) is other
 
 
+def test_images_that_are_no_longer_where_the_checkpoint_says_are_missing_data() -> None:
+    missing = DataError("data.root: /photos is no folder")
+    said = blame(missing, ["test", "--ckpt_path", "x"])
+    assert type(said) is DataError and str(said).endswith("give --data.root if they are elsewhere")
+    assert blame(missing, ["test", "--ckpt_path", "x", "--data.root", "y"]) is missing
+
+
 def test_who_says_where_the_images_are() -> None:
     assert not names_root(["test", "--ckpt_path", "x"])
     assert all(names_root(["test", *args]) for args in (["--data.root", "d"], ["--data.init_args.root=d"], ["-c", "r"]))

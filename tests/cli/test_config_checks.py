@@ -157,6 +157,7 @@ def values(**trainer: Any) -> dict[str, Any]:
         ("val_check_interval", [0.5, 100, "00:00:10:00"], [0]),
         ("devices", ["auto", "0,1", "1", 2, -1, [0]], [0, "0"]),
         ("barebones", [False], [True]),
+        ("enable_checkpointing", [None, True], [False]),
     ],
 )
 def test_numbers_of_the_trainer(key: str, allowed: list[Any], refused: list[Any]) -> None:

@@ -90,7 +90,7 @@ def test_two_callbacks_that_keep_the_same_checkpoints_are_refused(
     again = "[{class_path: ModelCheckpoint, init_args: {monitor: val/acc, mode: max}}]"
     result = cli("fit", "-c", "tiny.yaml", "--trainer.max_epochs", "4", "--trainer.callbacks", again)
     assert (result.status, result.err.count("\n")) == (2, 1), result.err
-    assert "trainer: Found more than one stateful callback of type" in result.err
+    assert "trainer.callbacks: ModelCheckpoint is `checkpoint`, which is there by default: give its " in result.err
     assert [path.name for path in fitted.run.parent.iterdir()] == ["version_0"]
 
 
@@ -119,3 +119,37 @@ def test_predictions_are_written_without_explanations(fitted: Fitted) -> None:
     rows = (fitted.run / "test_predictions.csv").read_text().splitlines()
     assert len(rows) - 1 == read_json(fitted.run / "test.json")["images"]
     assert not (fitted.run / "figures").exists() and not (fitted.run / "report.html").exists()
+
+
+def test_the_weights_that_a_fit_tests_are_the_averaged_ones_of_its_checkpoint(
+    tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    assert cli("fit", "-c", "tiny.yaml", "--explain", "null", "--trainer.callbacks+=EMAWeightAveraging").status == 0
+    tested = cli("test", "--ckpt_path", "logs/tiny/version_0/checkpoints/best.ckpt", "--explain", "null")
+    assert tested.status == 0
+    in_fit, alone = (read_json(Path(f"logs/tiny/version_{number}/test.json")) for number in (0, 1))
+    assert (in_fit["loss"], in_fit["correct"]) == (alone["loss"], alone["correct"])
+    assert not [each for each in recwarn if "Please add the following" in str(each.message)]
+
+
+OWN = """
+import timm
+def net(num_classes):
+    return timm.create_model("cifar_resnet20", num_classes=num_classes, depths=[1], widths=[8], stem_width=8)
+"""
+
+
+def test_a_network_of_the_users_is_resumed_by_the_command_that_names_it(
+    tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_network.py").write_text(OWN)
+    Path("tiny.yaml").write_text(TINY)
+    args = ("fit", "-c", "tiny.yaml", "--explain", "null", "--model.network", "own_network:net")
+    args += ("--model.network_args", "null")
+    assert cli(*args).status == 0
+    again = cli(*args, "--ckpt_path", "logs/tiny/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", "2")
+    assert (again.status, again.err) == (0, "") and "going on after step 5 of 10" in again.out

@@ -210,6 +210,14 @@ def test_what_cannot_be_restored_is_the_checkpoints_fault(key: str, value: objec
             "Log: 'wandb' not met",
         ),
         (ValueError("Expected more than 1 value per channel when training, got"), "data.batch_size: 1 image on a rank"),
+        (
+            ValueError("You restored a checkpoint with current_epoch=4, but you have set Trainer(max_epochs=3)."),
+            "trainer.max_epochs: 3 is not allowed, the checkpoint has 4 epochs behind it: give 4 or more",
+        ),
+        (
+            ValueError("You requested to check 0.5 of the `val_dataloader` but 0.5 * 1 < 1. Please"),
+            "trainer.limit_val_batches or overfit_batches: 0.5 of the batches is less than one",
+        ),
         (RuntimeError("view size is not compatible with input tensor's size and stride"), "model.channels_last: true"),
         (RuntimeError("CUDA out of memory."), "memory is exhausted (CUDA out of memory.)"),
     ],

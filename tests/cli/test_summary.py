@@ -18,6 +18,7 @@ from PIL import Image
 from support import Result
 
 from cifar_resnets.cli.summary import build
+from cifar_resnets.errors import ConfigurationError
 
 LIGHT = """
 import sys
@@ -164,3 +165,9 @@ def test_broken_image(cli: Callable[..., Result], tmp_path: Path) -> None:
 
 def test_numbers_are_read_as_in_a_recipe() -> None:
     assert build("resnet10t", network_args="{drop_path_rate: 1e-1}")
+
+
+def test_a_function_that_takes_the_number_of_classes_needs_it() -> None:
+    assert build("timm.layers.classifier:NormMlpClassifierHead", 5, "{in_features: 3}")
+    with pytest.raises(ConfigurationError, match="argument: 'num_classes'; give --num_classes$"):
+        build("timm.layers.classifier:NormMlpClassifierHead", None, "{in_features: 3}")

@@ -17,6 +17,7 @@ def test_the_nearest_names_are_suggested_and_never_the_name_itself() -> None:
     assert did_you_mean("max_epochs", ["max_epochs", "max_steps", "max_steps"]) == ", did you mean max_steps?"
     assert did_you_mean("cat", ["bat", "hat", "zebra"]) == ", did you mean hat or bat?"
     assert did_you_mean("zzz", ["batch_size"]) == ""
+    assert did_you_mean("seed", ["seed_everything", "zebra"]) == ", did you mean seed_everything?"
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,11 @@ def test_an_argument_that_the_optimizer_does_not_take_is_named(name, args, culpr
         build_optimizer(small_network(), name, 0.1, 0.0, optimizer_args=args)
 
 
+def test_arguments_of_the_optimizer_before_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"'momentum'; give .*optimizer_args of AdamW, .* or null$"):
+        build_optimizer(small_network(), "AdamW", 0.1, 0.0, optimizer_args={"momentum": 0.9})
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_a_fused_optimizer_makes_the_same_steps(name: str) -> None:
     weights = []
