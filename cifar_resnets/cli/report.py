@@ -23,10 +23,7 @@ def run(args: list[str]) -> None:
     output = options.output or (options.runs[0] if len(options.runs) == 1 else Path()) / FILE_NAME
     _check_output(output, options.runs)
     write_report(options.runs, output)
-    try:
-        print(f"report: {output}")
-    except UnicodeEncodeError:  # the terminal cannot show the path
-        print(f"report: {ascii(str(output))}")
+    print(f"report: {output}")
 
 
 def _parser() -> argparse.ArgumentParser:
