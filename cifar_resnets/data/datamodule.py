@@ -37,7 +37,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     converts files. Every parameter of `__init__` has to be an attribute of the same name.
 
     Args:
-        batch_size: images per optimizer step over all devices.
+        batch_size: images of a batch over all devices; a step takes `trainer.accumulate_grad_batches` batches.
         eval_batch_size: largest number of images per batch of validation, test and prediction over all devices.
         val_fraction: fraction of the source's training images that is kept for validation, the same for each class;
             with 0, all are trained on and nothing is validated.

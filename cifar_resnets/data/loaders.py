@@ -83,7 +83,7 @@ class TrainLoader:
     Args:
         images: uint8 (n, h, w, c) on the training device.
         labels: int64 (n,).
-        batch_size: images per optimizer step over all ranks.
+        batch_size: images of a batch over all ranks.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         augmentation: applied to each image.

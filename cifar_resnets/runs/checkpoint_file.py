@@ -105,6 +105,8 @@ def read_checkpoint_file(path: Path, use: Use = ANY) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, give a file in it, such as checkpoints/best.ckpt")
     try:
         check_is_file(path)
         return path.read_bytes()

@@ -72,7 +72,7 @@ def test_a_part_of_it_is_refused(size: int, path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no file"):
         read_checkpoint_file(tmp_path / "missing.ckpt")
-    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+    with pytest.raises(CheckpointError, match="is a folder, give a file in it, such as"):
         read_checkpoint_file(tmp_path)
 
 
