@@ -121,7 +121,8 @@ def test_one_rank_trains_as_without_the_key(tmp_path, schedule):
 def test_a_range_test_finds_on_ranks_what_it_finds_on_one(tmp_path):
     found = []
     for ranks in (1, 2):
-        finder = LRFinder(num_steps=60, min_lr=1e-3, on_failure="error")  # writes nothing: there is no logger
+        # up to 3: beyond, the losses are chaotic, and differ by more than their last digits; without a logger no file
+        finder = LRFinder(num_steps=60, min_lr=1e-3, max_lr=3.0, on_failure="error")
         found.append(ten_steps(tmp_path, ranks, SCHEDULES[0], synchronised=True, callbacks=[finder])[0])
     assert distance(*found) < TOLERANCE
     (without,) = ten_steps(tmp_path, 1, SCHEDULES[0], synchronised=True)

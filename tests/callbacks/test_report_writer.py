@@ -118,9 +118,14 @@ def test_a_full_disk_is_one_warning(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    class Full(pl.Callback):
+        """Fills the disk after all other files were written."""
+
+        def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            monkeypatch.setattr(os, "fsync", full)
+
     with caplog.at_level(logging.WARNING, "cifar_resnets"):
-        run(tmp_path, ReportWriter(tmp_path), fit=False)
+        run(tmp_path, Full(), ReportWriter(tmp_path), fit=False)
     messages = [
         record.getMessage() for record in caplog.records if record.name == "cifar_resnets.callbacks.report_writer"
     ]
