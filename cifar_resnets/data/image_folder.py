@@ -157,14 +157,19 @@ class ImageFolder(ImageDataModule):
 
     def _check_same_classes(self) -> None:
         train, test = (set(class_folders(self._root / split)) for split in SPLITS[:2])
-        if alone := (train ^ test) & set(self.classes or train | test):
-            where = ", ".join(f"{'train' if name in train else 'test'}/{name!r}" for name in sorted(alone))
+        chosen = set(self.classes or train | test)
+        # a class that has another name in the other folder; one that is missing, or left out, is told elsewhere
+        if (train - test) & chosen and (test - train) & chosen:
+            alone = sorted((train ^ test) & chosen)
+            where = ", ".join(f"{'train' if name in train else 'test'}/{name!r}" for name in alone)
             raise DataError(f"{self._root}: train and test differ in their class folders, only there: {where}")
 
     def _check_empty(self, split: Split, files: Files, others: Counter[str]) -> None:
-        empty = [f"{split}/{name!r}" for name in self.class_names if not files[name]]
-        if empty and split == "val" and len(empty) < len(self.class_names):
-            self._warn(f"no validation images of {', '.join(empty)}")
+        names = [name for name in self.class_names if not files[name]]
+        empty = [f"{split}/{name!r}" for name in names]
+        is_missing = split == "test" and not any((self._root / split / name).is_dir() for name in names)
+        if empty and (split == "val" or is_missing) and len(empty) < len(self.class_names):
+            self._warn(f"no {'validation' if split == 'val' else 'test'} images of {', '.join(empty)}")
         elif empty:
             there_is = f"; there are other files: {_listed(others)}" if others else ""
             where = ", ".join(empty)

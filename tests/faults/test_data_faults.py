@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -226,6 +227,10 @@ def only_in(split: str) -> Callable[[Path], None]:
     return lambda images: shutil.copytree(images / "train/red", images / split / "more") and None
 
 
+def renamed(images: Path) -> None:
+    os.rename(images / "test/red", images / "test/more")
+
+
 def only_one(images: Path) -> None:
     for path in [*images.glob("*/green"), *images.glob("*/blue")]:
         shutil.rmtree(path)
@@ -251,8 +256,7 @@ def split_in_split(images: Path) -> None:
     ("change", "culprits"),
     [
         pytest.param(empty, ("train/'red'", "no images"), marks=fault("an empty class")),
-        pytest.param(only_in("test"), ("train and test differ", "test/'more'"), marks=fault("a class only in test")),
-        pytest.param(only_in("train"), ("train and test differ", "train/'more'"), marks=fault("a class only in train")),
+        pytest.param(renamed, ("test/'more', train/'red'",), marks=fault("a class renamed in test")),
         pytest.param(only_one, ("train: two or more class folders",), marks=fault("a single class")),
         pytest.param(one_image, ("class 'red': 1 training images",), marks=fault("a class of one image")),
         pytest.param(no_text, ("names are no UTF-8", "udcff"), marks=fault("a class name that is no UTF-8")),
@@ -269,6 +273,21 @@ def split_in_split(images: Path) -> None:
 def test_bad_classes(place: Place, change: Callable[[Path], object], culprits: tuple[str, ...]) -> None:
     change(place.images)
     one_line(place.fit(), 3, *culprits)
+
+
+@fault("a class only in test")
+def test_a_class_that_is_not_trained_on(place: Place) -> None:
+    only_in("test")(place.images)
+    ends_well(place.fit(*QUICK), "1 folders are not used: 'test/more'")
+
+
+@fault("a class only in train")
+def test_a_class_that_is_not_tested(place: Place) -> None:
+    only_in("train")(place.images)
+    result = place.fit()
+    ends_well(result, "no test images of test/'more'", "accuracy: validation ")
+    row = next(line for line in result.out.splitlines() if "│ more " in line)
+    assert re.findall(r"\d+", row) == ["0", "0"]  # correct, images: no accuracy
 
 
 @fault("no test images")
