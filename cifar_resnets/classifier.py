@@ -120,7 +120,7 @@ class ImageClassifier(pl.LightningModule):
         hparams = {name: arguments[name] for name in inspect.signature(ImageClassifier).parameters if name != "weights"}
         hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
         self.save_hyperparameters(hparams, logger=False)
-        self.class_names: list[str] = list(map(str, class_names))
+        self.class_names: list[str] = hparams["class_names"]
         self.label_smoothing, self.schedule, self.tta = label_smoothing, schedule, tta
         self.network = create_network(network, len(class_names), network_args)
         if "dirac" in init:

@@ -18,8 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.results.json_files import read_json
-from cifar_resnets.runs.run_dir import RECORD
+from cifar_resnets.runs.run_dir import RECORD, read_start
 from cifar_resnets.support.atomic_file import replacing
 
 PACKAGES = "lightning torch torchvision torchmetrics timm tensorboard jsonargparse numpy pillow".split()
@@ -78,22 +77,13 @@ class RunRecord(SaveConfigCallback):
 
 def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
     """Writes `run.json`: how a run was started, with `more` in primitives, and from which checkpoint it was resumed."""
-    path = run_dir / RECORD
     record = {**run_record(), **more}
-    if first := _read(path):
+    if first := read_start(run_dir):
         again = {"checkpoint": None if checkpoint is None else str(checkpoint), **run_record()}
         before = first.get("resumed", [])
         record = {**first, "resumed": [*(before if isinstance(before, list) else []), again]}
-    with replacing(path) as file:
+    with replacing(run_dir / RECORD) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
 
 
 def run_record() -> dict[str, Any]:

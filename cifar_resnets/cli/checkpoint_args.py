@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import get_loader
 
-from cifar_resnets.cli.config_checks import given_recipes, recipe_value
+from cifar_resnets.cli.config_checks import read_recipes, recipe_value
 from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError, UserError, local_path
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
@@ -166,11 +166,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _typed(args: Sequence[str]) -> Iterator[Any]:
-    """Yields the arguments of a command line, their values, and its recipes, which `check_recipes` has read before."""
+    """Yields the arguments of a command line, their values, and what its recipes hold."""
     for arg in args:
         yield from (arg, arg.partition("=")[2])
-    for recipe in given_recipes(args):
-        yield load_recipe(recipe if recipe.lstrip().startswith("{") else Path(recipe).read_text(encoding="utf-8"))
+    yield from read_recipes(args)
 
 
 def blame(error: UserError, args: Sequence[str]) -> UserError:

@@ -63,7 +63,7 @@ def check_recipes(args: Sequence[str]) -> list[str]:
         ConfigurationError: for the first recipe that is not.
     """
     contents: dict[str, str] = {}
-    for path in given_recipes(args):
+    for path in _given_recipes(args):
         file = None if _is_content(path) else Path(local_path("--config", path))
         recipe = None if file is None else _check_recipe(file)
         if file is not None and not file.is_file():
@@ -76,16 +76,21 @@ def check_recipes(args: Sequence[str]) -> list[str]:
 
 def recipe_value(args: Sequence[str], key: str) -> Any:
     """Returns a value from the last recipe of a command line that has the dotted key; None if there is none."""
-    for path in reversed(given_recipes(args)):
-        with contextlib.suppress(yaml.YAMLError):  # the parser will report it
+    values = [_value(recipe, key) for recipe in read_recipes(args)]
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def read_recipes(args: Sequence[str]) -> list[Any]:
+    """Returns what the recipes of a command line hold, in their order; raises ConfigurationError as `check_recipes`."""
+    recipes = []
+    for path in _given_recipes(args):
+        with contextlib.suppress(yaml.YAMLError):  # of one in braces, which the parser will report
             content = _is_content(path)
-            recipe = yaml.load(path, _Loader) if content else _read(Path(local_path("--config", path)))
-            if (value := _value(recipe, key)) is not None:
-                return value
-    return None
+            recipes.append(yaml.load(path, _Loader) if content else _read(Path(local_path("--config", path))))
+    return recipes
 
 
-def given_recipes(args: Sequence[str]) -> list[str]:
+def _given_recipes(args: Sequence[str]) -> list[str]:
     """Returns the values of `-c` on a command line: paths, or recipes themselves in braces."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])

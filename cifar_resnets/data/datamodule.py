@@ -19,8 +19,8 @@ from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
 from cifar_resnets.data.split import split_indices
 from cifar_resnets.errors import ConfigurationError, DataError, require
+from cifar_resnets.support.bounded_yaml import read_by_yaml_as
 from cifar_resnets.support.signature import parameters_of
-from cifar_resnets.support.text import read_by_yaml_as
 
 Split = Literal["train", "test", "val"]
 Images = NDArray[np.uint8]

@@ -158,7 +158,7 @@ class ImageFolder(ImageDataModule):
     def _check_same_classes(self) -> None:
         train, test = (set(class_folders(self._root / split)) for split in SPLITS[:2])
         chosen = set(self.classes or train | test)
-        # a class that has another name in the other folder; one that is missing, or left out, is told elsewhere
+        # most likely one class with two names; `_check_empty` and `_log_left_out` report one that only one folder has
         if (train - test) & chosen and (test - train) & chosen:
             alone = sorted((train ^ test) & chosen)
             where = ", ".join(f"{'train' if name in train else 'test'}/{name!r}" for name in alone)

@@ -12,10 +12,9 @@ from lightning.pytorch.strategies import Strategy
 
 from cifar_resnets.distributed.scheduler import job_name, rank_by_environment
 from cifar_resnets.errors import CheckpointError, ConfigurationError
-from cifar_resnets.results.json_files import read_json
 from cifar_resnets.runs.checkpoint_file import BRANCH, KEY, RESUME, read_checkpoint_file
 from cifar_resnets.runs.log_files import copy_logs
-from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, RECORD, lock_run_dir, run_dirs
+from cifar_resnets.runs.run_dir import CHECKPOINTS, LAST, lock_run_dir, read_start, run_dirs
 from cifar_resnets.support.atomic_file import replacing
 
 START = "CIFAR_RESNETS_START"  # variable of the environment: see `pass_to_children`
@@ -130,7 +129,7 @@ def branch_off(source: Path, content: dict[str, Any], run_dir: Path) -> None:
 
 
 def _last(root: Path, name: str, elsewhere: Path | None) -> Start:
-    folder = next((each for each in run_dirs(root, name) if _record_of(each).get("subcommand", "fit") == "fit"), None)
+    folder = next((each for each in run_dirs(root, name) if read_start(each).get("subcommand", "fit") == "fit"), None)
     if folder is None:
         raise CheckpointError(f"--ckpt_path last: there is no run in {root / name}, leave it out or give auto")
     if (lock := lock_run_dir(folder)) is None:
@@ -196,15 +195,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 def _identity_of(folder: Path) -> dict[str, Any] | None:
     try:
-        record = _record_of(folder)
+        record = read_start(folder)
         return {"job": record["job"], "command_digest": record["command_digest"]}
     except KeyError:
         return None
-
-
-def _record_of(folder: Path) -> dict[str, Any]:
-    try:
-        record = read_json(folder / RECORD)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

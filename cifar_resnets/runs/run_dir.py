@@ -7,10 +7,12 @@ import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor
 
 from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.results.json_files import read_json
 
 RECORD = "run.json"
 STARTED = (RECORD, "config.yaml", "hparams.yaml")  # files that are written before the first step
@@ -97,6 +99,15 @@ def run_dirs(root: Path, name: str) -> list[Path]:
     found = parent.iterdir() if parent.is_dir() else []
     runs = [path for path in found if re.fullmatch(r"version_\d+", path.name) and path.is_dir()]  # no pipes
     return sorted(runs, key=_number, reverse=True)
+
+
+def read_start(run_dir: Path) -> dict[str, Any]:
+    """Reads `run.json`, which says how a run was started; empty if it is missing, damaged or something else."""
+    try:
+        content = read_json(run_dir / RECORD)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def lock_run_dir(run_dir: Path, seconds: float = 0.0) -> int | None:

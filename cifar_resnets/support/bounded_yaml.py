@@ -1,5 +1,6 @@
-"""Loads YAML whose aliases stand for a limited number of values: nine lines can stand for billions."""
+"""Loads YAML whose aliases stand for a limited number of values: nine lines can stand for billions; and reads words."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -43,6 +44,18 @@ def check_aliases(text: str) -> None:
     """Raises YAMLError for text that another loader should not load; see `load_bounded`."""
     if "&" in text and "*" in text:
         BoundedLoader(text).get_single_node()
+
+
+def read_by_yaml_as(value: str, words: Iterable[str]) -> list[str]:
+    """Returns those of some words that YAML reads as another value, shown as `value`: for `True` the word `on`."""
+    return [word for word in words if word != value and str(_read_by_yaml(word)) == value]
+
+
+def _read_by_yaml(word: str) -> Any:
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError):  # a colon, or an impossible date
+        return word
 
 
 def _count(node: yaml.Node | None, known: dict[int, int | None]) -> int:

@@ -4,9 +4,6 @@ import csv
 import difflib
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
-
-import yaml
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -14,18 +11,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     others = set(known) - {name}
     near = difflib.get_close_matches(name, others, n=3) or [each for each in others if each.startswith(f"{name}_")]
     return f", did you mean {' or '.join(near)}?" if near else ""
-
-
-def read_by_yaml_as(value: str, words: Iterable[str]) -> list[str]:
-    """Returns those of some words that YAML reads as another value, shown as `value`: for `True` the word `on`."""
-    return [word for word in words if word != value and str(_read_by_yaml(word)) == value]
-
-
-def _read_by_yaml(word: str) -> Any:
-    try:
-        return yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError):  # a colon, or an impossible date
-        return word
 
 
 def printable(text: str) -> str:
