@@ -70,7 +70,7 @@ def run(args: list[str], cli_class: type[CLI] | None = None) -> None:
             trainer_class=cli_class.trainer_class,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={**PARSER_DEFAULTS, **{name: dict(PARSER_DEFAULTS) for name in cli_class.subcommands()}},
+            parser_kwargs={**PARSER_DEFAULTS, args[0]: dict(PARSER_DEFAULTS)},
             subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,
@@ -91,11 +91,12 @@ class CLI(LightningCLI):
     arguments: list[str]
     start: resume.Start
     run_dir: Path | None = None  # none for a run that writes no files
-    parsers: tuple[LightningArgumentParser, ...] = ()  # one for each subcommand
     _new: tuple[Path, list[Path]] | None = None  # a folder that this process has made for the run, and those above it
     _copies: Sequence[Path] = ()  # files of another run in it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        command = kwargs["args"][0]  # whose parser alone is built: those of all would take 0.2 s
+        self.subcommands = lambda: {command: type(self).subcommands()[command]}  # type: ignore[method-assign]
         try:
             super().__init__(*args, **kwargs)
         except BaseException as error:
@@ -111,7 +112,6 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the project's own keys."""
-        self.parsers += (parser,)
         add_keys(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -130,8 +130,7 @@ class CLI(LightningCLI):
         except argparse.ArgumentError as error:
             if user_error(error):
                 raise
-            used = dict(zip(self.subcommands(), self.parsers, strict=True))[args[0]]
-            keys = used.get_defaults(skip_validation=True).keys()
+            keys = self._parser(args[0]).get_defaults(skip_validation=True).keys()
             raise ConfigurationError(explain(error.message, keys)) from error
         make_paths_local(self.config[args[0]])
         if self.start.checkpoint is not None:
