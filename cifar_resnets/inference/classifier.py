@@ -186,7 +186,7 @@ def _network(content: Mapping[str, Any], path: Path, size: int, trust: Collectio
     name, num_classes = hparams["network"], len(hparams["class_names"])
     if ":" in name and name not in trust:
         what = f"{path}: the checkpoint names the network {short(name)} of another package, whose code would run"
-        raise CheckpointError(f"{what}; if you trust it, give trust {short(name)}")
+        raise CheckpointError(f"{what}; if you trust it, give --trust {short(name)}, in Python trust=[{short(name)!r}]")
     with torch.random.fork_rng(devices=[]):
         network = create_network(name, num_classes, hparams.get("network_args"))
     state = content["state_dict"]
