@@ -37,7 +37,7 @@ from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError, DivergenceError, SearchError, UserError, memory_error
 from cifar_resnets.models.registry import without_weights
 from cifar_resnets.runs import resume
-from cifar_resnets.runs.checkpoint_file import KEY, AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_io import KEY, AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
 from cifar_resnets.runs.run_dir import CHECKPOINTS, missing_folders, name_of_run, remove_unused
 from cifar_resnets.support.former_names import current_names

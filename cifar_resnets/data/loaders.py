@@ -126,7 +126,7 @@ class TrainLoader:
         mirrors = augmentation.flip and not on_gpu
         self._padded = pad(with_mirrored(images) if mirrors else images, augmentation)
         self._labels = labels
-        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+        self._mean, self._std = on_pixel_scale(mean, std, images.device)
         self._mix = _mixing(augmentation, num_classes)
         self._start = self._done = 0  # batches of the epoch
 
@@ -242,7 +242,7 @@ class EvalLoader:
         self.rank, self.world_size = rank, world_size
         self._images, self._labels = images.contiguous(), labels
         self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)
-        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+        self._mean, self._std = on_pixel_scale(mean, std, images.device)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -270,7 +270,8 @@ def _generator(entropy: tuple[int, ...], keys: tuple[int, ...], device: torch.de
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+def on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns mean and deviation (c,) on the scale 0 to 255, in float32 on a device."""
     return tuple(torch.tensor(values, dtype=torch.float64).mul(255).float().to(device) for values in (mean, std))  # type: ignore[return-value]  # two values in, two out
 
 

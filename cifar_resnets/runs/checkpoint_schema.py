@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from cifar_resnets.models.registry import weights_elsewhere
-from cifar_resnets.runs.log_files import EVENTS
 from cifar_resnets.runs.plain_values import describe, short
 
 DEPTHS = ("depth", "depths", "layers", "num_layers", "num_blocks")  # arguments of networks that count layers
+EVENTS = "events.out.tfevents.*"  # files of TensorBoard
 KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
 
 
