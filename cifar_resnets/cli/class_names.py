@@ -81,7 +81,9 @@ def _tested(data: ImageDataModule, names: list[str], checkpoint: Checkpoint | No
         raise _others(names, data.class_names, checkpoint)
     if len(data.class_names) < len(names):
         if data.mean is None:  # as of public weights: those of all training images are not at hand
-            raise ConfigurationError("data.mean: give it and data.std, only some of the network's classes are evaluated")
+            raise ConfigurationError(
+                "data.mean: give it and data.std, only some of the network's classes are evaluated"
+            )
         _say(f"evaluated on {len(data.class_names)} of the network's {len(names)} classes", data.class_names)
     return names
 
