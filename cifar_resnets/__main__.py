@@ -30,10 +30,11 @@ COMMANDS = {
     "predict": "predict the classes of any images, or of the test images",
     "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
+    "export": "write a checkpoint's network as ONNX, torch.export or safetensors",
     "report": "write one HTML file about a run, or several side by side",
     "collect": "put the runs of several seeds into one table, with mean and spread",
 }
-OWN_MODULE = ("find-lr", "summary", "report", "collect")  # the others are LightningCLI's, in cli/train.py
+OWN_MODULE = ("find-lr", "summary", "export", "report", "collect")  # the others are LightningCLI's, in cli/train.py
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
 Train, test and compare residual networks on CIFAR-10 and on image folders.

@@ -121,7 +121,7 @@ class ImageClassifier(pl.LightningModule):
         hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
         self.save_hyperparameters(hparams, logger=False)
         self.class_names: list[str] = hparams["class_names"]
-        self.label_smoothing, self.schedule, self.tta = label_smoothing, schedule, tta
+        self.label_smoothing, self.schedule, self.tta, self.weights = label_smoothing, schedule, tta, weights
         self.network = create_network(network, len(class_names), network_args)
         if "dirac" in init:
             init_dirac(self.network)
