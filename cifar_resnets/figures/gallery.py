@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cifar_resnets.figures import panels
 from cifar_resnets.figures.panels import PANEL, PREDICTED, TRUE, Pixels
+from cifar_resnets.support.text import elide, printable
 
 Color = tuple[int, int, int]
 Drawing = ImageDraw.ImageDraw
@@ -26,6 +27,7 @@ HEADER = 66
 CAPTION = WIDTH - 2 * MARGIN - 4 * ROW  # width of the text beside the panels
 SIGN = 27  # width of the sign before a name
 TEXT, SMALL = 23, 18  # size of letters, and the least size where text is long
+MOST_LETTERS = CAPTION // 4  # that fit beside the panels
 
 INK, GREY, EMPTY = (32, 32, 32), (90, 90, 90), (240, 240, 240)
 RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
@@ -44,6 +46,7 @@ class Gallery:
     heat: NDArray[np.float32] | None = None  # (n, 2, h, w) from 0 to 1, for the predicted and for the true class
     fields: NDArray[np.float64] | None = None  # (n, 4), a box over each image: first row and column, and the last
     note: str = ""  # how the heatmaps were computed
+    paths: Sequence[str] | None = None  # (n,), names of the images, which end with a file's
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +54,8 @@ class Gallery:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Returns what is known of each image, as the columns of a table."""
         same = {name: getattr(self, name) for name in ("images", "index", "predicted", "p_label", "p_predicted")}
-        return {**same, "label": self.labels}
+        paths = {} if self.paths is None else {"path": np.array(self.paths, dtype=np.str_)}
+        return {**same, "label": self.labels, **paths}
 
     def pair(self, row: int) -> tuple[int, int]:
         """Returns the true and the predicted class of an image."""
@@ -135,14 +139,22 @@ def _caption(draw: Drawing, gallery: Gallery, row: int, class_names: Sequence[st
         middle += 32
     if right:
         _text(draw, (MARGIN + SIGN, middle), "right", TEXT, RIGHT, CAPTION)
-    _text(draw, (MARGIN, HEADER + row * ROW + 85), f"image {gallery.index[row]}", TEXT - 3, GREY, CAPTION)
+    _text(draw, (MARGIN, HEADER + row * ROW + 85), _name_of_image(gallery, row), TEXT - 3, GREY, CAPTION)
 
 
-def shown_name(name: str, number: int) -> str:
-    """Returns a class' name on one line, with its number where the font lacks letters of the name."""
+def _name_of_image(gallery: Gallery, row: int) -> str:
+    """Returns the name of an image's file, shortened in the middle; its number in the data if it has none."""
+    file = "" if gallery.paths is None else printable(gallery.paths[row].rpartition("/")[2])
+    name, font = shown_name(file, int(gallery.index[row]), "image"), _font(SMALL)
+    lengths = range(min(len(name), MOST_LETTERS), 1, -1)
+    return next(short for each in lengths if font.getlength(short := elide(name, each)) <= CAPTION)
+
+
+def shown_name(name: str, number: int, kind: str = "class") -> str:
+    """Returns the name of a class, or of another kind, on one line; with its number where the font lacks letters."""
     name = " ".join(name.split())
     known = "".join(letter for letter in name if ord(letter) in _letters())
-    return name if known == name and name else " ".join(f"class {number} {known}".split())
+    return name if known == name and name else " ".join(f"{kind} {number} {known}".split())
 
 
 def _text(
