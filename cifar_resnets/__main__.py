@@ -33,8 +33,9 @@ COMMANDS = {
     "export": "write a checkpoint's network as ONNX, torch.export or safetensors",
     "report": "write one HTML file about a run, or several side by side",
     "collect": "put the runs of several seeds into one table, with mean and spread",
+    "recipes": "list, show or copy the recipes that come with the package",
 }
-OWN_MODULE = ("find-lr", "summary", "export", "report", "collect")  # the others are LightningCLI's, in cli/train.py
+OWN_MODULE = ("find-lr", "summary", "export", "report", "collect", "recipes")  # the others: LightningCLI's, cli/train.py
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
 Train, test and compare residual networks on CIFAR-10 and on image folders.
@@ -46,7 +47,7 @@ options:
   --version  print the version
   --debug    show the traceback of an error
 
-  cifar-resnets fit -c configs/recipes/quickstart.yaml
+  cifar-resnets fit -c quickstart      a recipe by its name, or a file
   cifar-resnets predict cat.jpg photos/ --ckpt_path best.ckpt
   cifar-resnets summary cifar_resnet20 --verify
   cifar-resnets COMMAND --help   lists all options of a command"""

@@ -7,7 +7,7 @@ From the repository's folder, on a machine that does nothing else:
     taskset -c 1 python scripts/benchmark.py steps --threads 1
     python scripts/benchmark.py networks --batch-sizes 128 1024
     python scripts/benchmark.py memory | checkpoints | explanations | heatmaps | lr_finder | start_up
-    python scripts/benchmark.py time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/gpu.yaml
+    python scripts/benchmark.py time_to_accuracy -c speed94 -c gpu
 """
 
 from __future__ import annotations

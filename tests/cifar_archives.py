@@ -37,18 +37,20 @@ def tar_of(members):
 class Tiny:
     """A data set in CIFAR's format, small enough for a test; torchvision's class is told its checksums."""
 
-    def __init__(self, module, monkeypatch, num_each=NUM_EACH):
+    def __init__(self, module, monkeypatch, num_each=NUM_EACH, with_names=True):
         self.module, self.source, self.monkeypatch = module, module._source, monkeypatch
         rng = np.random.default_rng(0)
-        self.contents, self.rows, self.labels = {}, {}, {}
+        self.contents, self.rows, self.labels, self.files = {}, {}, {}, {}
         for key in ("train_list", "test_list"):
             names = [name for name, _ in getattr(self.source, key)]
             for name in names:
                 rows = rng.integers(0, 256, (num_each, 3072), dtype=np.uint8)
                 labels = rng.integers(0, len(module._names), num_each).tolist()
                 fine = "labels" if module is CIFAR10 else "fine_labels"
-                coarse = [label % 20 for label in labels]
-                self.contents[name] = pickle.dumps({"data": rows, fine: labels, "coarse_labels": coarse})
+                coarse, files = [label % 20 for label in labels], [f"{name}_s_{n:06}.png" for n in range(num_each)]
+                batch = {"data": rows, fine: labels, "coarse_labels": coarse}
+                self.contents[name] = pickle.dumps({**batch, "filenames": files} if with_names else batch)
+                self.files.setdefault(key, []).extend(files)
                 self.rows.setdefault(key, []).append(rows)
                 self.labels.setdefault(key, []).extend(labels)
             monkeypatch.setattr(self.source, key, [[name, md5(self.contents[name])] for name in names])
@@ -86,6 +88,7 @@ class Tiny:
             assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
             np.testing.assert_array_equal(images, expected)
             assert labels.tolist() == self.labels[f"{split}_list"]
+            assert data.file_names(split) == self.files[f"{split}_list"]
 
 
 def tell(name, values, timeout=None):

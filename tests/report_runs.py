@@ -42,8 +42,12 @@ def write_run(
     skill: float = 2.0,
     size: int = 8,
     num_gallery: int = 4,
+    paths: Sequence[str] = (),
 ) -> Path:
-    """Writes a run's folder, and returns it. The images are the same for the same seed of numpy's data, 0."""
+    """Writes a run's folder, and returns it. The images are the same for the same seed of numpy's data, 0.
+
+    With paths, which take turns, all images are files.
+    """
     folder.mkdir(parents=True)
     labels = np.random.default_rng(0).integers(0, len(names), num_test)
     rng = np.random.default_rng(seed + 1)
@@ -51,11 +55,12 @@ def write_run(
     logits[np.arange(num_test), labels] += skill
     logits[:, 1] += 1.5 * (labels == 0)  # the first class is taken for the second
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    write_predictions(folder, names, labels, probabilities)
+    files = [f"{number}/{paths[number % len(paths)]}" for number in range(num_test)] if paths else None
+    write_predictions(folder, names, labels, probabilities, paths=files)
     write_evaluation(folder, names, labels, probabilities)
     write_history(folder, names, num_epochs, rng)
     write_record(folder, seed, num_epochs)
-    write_pictures(folder, labels, probabilities, size, num_gallery)
+    write_pictures(folder, labels, probabilities, size, num_gallery, files)
     write_search(folder)
     (folder / "layers.csv").write_text(LAYERS)
     return folder
@@ -67,14 +72,19 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def write_predictions(
-    folder: Path, names: Sequence[str], labels: NDArray[Any], probabilities: NDArray[Any], stage: str = "test"
+    folder: Path,
+    names: Sequence[str],
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    stage: str = "test",
+    paths: Sequence[str] | None = None,
 ) -> None:
     predicted = probabilities.argmax(axis=1)
     rows = [
-        [index, names[label], names[other], *(f"{p:.6f}" for p in row)]
+        [index, *([] if paths is None else [paths[index]]), names[label], names[other], *(f"{p:.6f}" for p in row)]
         for index, (label, other, row) in enumerate(zip(labels, predicted, probabilities, strict=True))
     ]
-    header = ["index", "label", "predicted", *(f"p({name})" for name in names)]
+    header = ["index", *([] if paths is None else ["path"]), "label", "predicted", *(f"p({name})" for name in names)]
     write_rows(folder / f"{stage}_predictions.csv", header, rows)
 
 
@@ -139,7 +149,12 @@ def write_search(folder: Path) -> None:
 
 
 def write_pictures(
-    folder: Path, labels: NDArray[Any], probabilities: NDArray[Any], size: int, num_gallery: int
+    folder: Path,
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    size: int,
+    num_gallery: int,
+    paths: Sequence[str] | None = None,
 ) -> None:
     predicted, everything = probabilities.argmax(axis=1), np.arange(len(labels))
     wrong = np.flatnonzero(predicted != labels)
@@ -153,6 +168,8 @@ def write_pictures(
         "p_predicted": probabilities.max(axis=1)[order].astype(np.float32),
         "images": images[order],
     }
+    if paths is not None:
+        arrays["path"] = np.array([paths[index] for index in order])
     np.savez(folder / "mistakes.npz", **arrays)
     ramp = np.linspace(0, 1, size * size, dtype=np.float16).reshape(size, size)
     shown = {name: array[:num_gallery] for name, array in arrays.items()}

@@ -77,7 +77,7 @@ def run(cluster: Cluster, folder: Path, *args: str, **env: str) -> tuple[dict[st
 def test_a_process_per_gpu_on_each_node(cluster: Cluster, called: Path) -> None:
     options = ["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=2"]
     end, lines = run(cluster, called, *options, TRAIN, "recipe.yaml", "--model.lr", "0.1")
-    args = "fit -c recipe.yaml -c configs/hardware/slurm.yaml --trainer.num_nodes 2 --trainer.devices 2"
+    args = "fit -c recipe.yaml -c slurm --trainer.num_nodes 2 --trainer.devices 2"
     said = f"2 threads: {args} --trainer.strategy ddp --model.lr 0.1"
     nodes = [HOST, HOST, f"{HOST}-2", f"{HOST}-2"]
     assert lines == [f"{rank} of 4 on {node}, {said}" for rank, node in enumerate(nodes)]
@@ -93,7 +93,7 @@ def test_processes_share_a_cpu_when_no_more_were_asked_for(cluster: Cluster, cal
 
 def test_without_gpus_a_process_per_task_on_the_cpu(cluster: Cluster, called: Path) -> None:
     end, lines = run(cluster, called, "--ntasks-per-node=2", "--cpus-per-task=2", TRAIN, "recipe.yaml")
-    args = "fit -c recipe.yaml -c configs/hardware/cpu.yaml --trainer.num_nodes 1 --trainer.devices 2"
+    args = "fit -c recipe.yaml -c cpu --trainer.num_nodes 1 --trainer.devices 2"
     assert lines == [f"{rank} of 2 on {HOST}, 2 threads: {args} --trainer.strategy ddp" for rank in range(2)]
 
 

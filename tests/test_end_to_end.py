@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
-    *("-c", str(ROOT / "configs/recipes/quickstart.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
+    *("-c", "quickstart", "-c", "cpu"),  # by name, which ranks that Lightning starts have to find as well
     *("--model.network_args", "{depths: [1], widths: [16]}", "--data.num_train", "300", "--trainer.max_epochs", "2"),
 ]
 TWO_RANKS = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]

@@ -39,7 +39,7 @@ def test_opens_with_what_one_must_know(recipe: Path) -> None:
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     for entry in ("Source:", "Accuracy:", "Time:", "Command:"):
         assert any(line.startswith(f"# {entry}") for line in header), entry
-    assert f"configs/recipes/{recipe.name}" in "\n".join(header)
+    assert f"-c {recipe.stem}" in "\n".join(header)
     assert max(map(len, recipe.read_text().splitlines())) <= 120
 
 

@@ -59,16 +59,32 @@ def in_data_order(trainer: pl.Trainer, batches: list[T]) -> list[T]:
     return [batch for turn in zip(*gathered, strict=True) for batch in turn]  # they take turns: see `EvalLoader.part`
 
 
+def image_names(loaders: Any) -> Sequence[str] | None:
+    """Returns the names of the images of a loader, or of the only one in a list, in the order of the data.
+
+    Returns:
+        None if the images have no names, or the loader does not know them.
+    """
+    loader = _only(loaders)
+    return loader.names if isinstance(loader, EvalLoader) else None
+
+
+def _only(loaders: Any) -> Any:
+    return loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+
+
 class SampleCollector:
     """Keeps the images that each of `keepers` selects while an evaluation runs, without waiting for the device."""
 
     def __init__(self, keepers: Sequence[HighestLosses | SamplesAt], global_step: int) -> None:
         self.keepers, self.global_step = keepers, global_step
+        self.names: Sequence[str] | None = None  # of all images, in the order of the data
         self._num_images = 0
 
     def update(self, trainer: pl.Trainer, loaders: Any, batch_idx: int, batch: Any, logits: Tensor) -> None:
         """Takes in a batch (images, labels) of a loader, or of the only one in a list, and its logits (n, classes)."""
         images, labels = batch
+        self.names = image_names(loaders)
         places, total = self._places(trainer, loaders, batch_idx, len(labels))
         self._num_images += len(labels)
         index = torch.arange(places.start, places.stop, places.step, device=labels.device)
@@ -86,7 +102,7 @@ class SampleCollector:
 
     def _places(self, trainer: pl.Trainer, loaders: Any, batch_idx: int, num_images: int) -> tuple[range, int | None]:
         """Returns the places in the data of a batch's images, and the number of all images if it is needed."""
-        loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+        loader = _only(loaders)
         if isinstance(loader, EvalLoader):
             return loader.indices(batch_idx), None
         step = trainer.world_size

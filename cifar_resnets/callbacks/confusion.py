@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor
 
-from cifar_resnets.callbacks.collectors import OutputCollector, Outputs
+from cifar_resnets.callbacks.collectors import OutputCollector, Outputs, image_names
 from cifar_resnets.callbacks.predictions import write_csv
 from cifar_resnets.callbacks.publish import garbage_collected, has_tensorboard, is_due, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
@@ -104,7 +104,8 @@ class EvaluationWriter(pl.Callback):
         evaluated = Evaluated(outputs, module.class_names)
         self._draw(trainer, evaluated, folder, stage)
         if folder is not None and trainer.state.fn != "fit":
-            evaluated.write(folder, stage)
+            loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+            evaluated.write(folder, stage, image_names(loaders))
 
 
 @dataclass(eq=False)
@@ -170,11 +171,11 @@ class Evaluated:
             "precision_recall": functools.partial(plot_precision_recall, self.curves, names),
         }
 
-    def write(self, folder: Path, stage: str) -> None:
-        """Writes `STAGE_predictions.csv` and `STAGE_calibration.json`."""
+    def write(self, folder: Path, stage: str, names: Sequence[str] | None = None) -> None:
+        """Writes `STAGE_predictions.csv`, with the names of the images if given, and `STAGE_calibration.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         probabilities, labels = self.outputs.probabilities.tolist(), self.outputs.labels.tolist()
-        write_csv(folder / f"{stage}_predictions.csv", self.class_names, probabilities, labels)
+        write_csv(folder / f"{stage}_predictions.csv", self.class_names, probabilities, labels, names)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
         with replacing(folder / f"{stage}_calibration.json") as file:
             file.write(f"{text}\n".encode())

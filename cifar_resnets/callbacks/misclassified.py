@@ -6,6 +6,7 @@ computes its heatmaps, and `publish` shows the gallery that they are drawn in.
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Misclassified(pl.Callback):
     `val_misclassified/same_images`, which shows the images of the run's first picture again, and
     `test_misclassified/most_confident`. A test also writes `gallery.npz` and `mistakes.npz`, with up to 500 mistakes.
 
-    Images are numbered in the order of the data, as `ImageDataModule` and a `DataLoader` without shuffling have it.
+    An image is shown with the name of its file, or, if it has none, with its number in the order of the data, as
+    `ImageDataModule` and a `DataLoader` without shuffling have it.
 
     Args:
         num_samples: images in a picture, at most 500.
@@ -77,6 +79,7 @@ class Misclassified(pl.Callback):
         self._explainer = Explainer(self.method, self.layers, self.receptive_field)
         self._collector: SampleCollector | None = None
         self._same_images: list[int] | None = None
+        self._names: Sequence[str] | None = None  # of all images that were evaluated, in the order of the data
         self._announced = ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,12 +160,14 @@ class Misclassified(pl.Callback):
             worst, same = classify_again(pl_module.network, worst), same and classify_again(pl_module.network, same)
         tag = "test_misclassified" if trainer.testing else "val_misclassified"
         mistakes = group_by_pair(worst.take(worst.wrong))
+        self._names = collector.names
         gallery = self._show(trainer, pl_module, folder, f"{tag}/most_confident", mistakes)
         if same is not None:
             self._show(trainer, pl_module, folder, f"{tag}/same_images", same)
         if folder is not None and more and more[0] is not None:
             write_gallery(folder / "gallery.npz", gallery, self._explainer.sizes, self.method)
-            write_arrays(folder / "mistakes.npz", **_gallery(trainer, more[0].take(more[0].wrong)).columns())
+            listed = _gallery(trainer, more[0].take(more[0].wrong), self._names)
+            write_arrays(folder / "mistakes.npz", **listed.columns())
 
     def _show(
         self, trainer: pl.Trainer, module: ImageClassifier, folder: Path | None, tag: str, samples: Samples
@@ -171,7 +176,7 @@ class Misclassified(pl.Callback):
         heat, fields = self._explainer.explain(module.network, samples)
         self._announce(trainer)
         note = "" if heat is None else self._explainer.note
-        gallery = _gallery(trainer, samples, heat=heat, fields=fields, note=note)
+        gallery = _gallery(trainer, samples, self._names, heat=heat, fields=fields, note=note)
         picture = draw_gallery(gallery, module.class_names, grouped=tag.endswith("most_confident"))
         publish(trainer, folder, tag, picture, height=gallery_height(self.num_samples))
         return gallery
@@ -196,9 +201,11 @@ class Misclassified(pl.Callback):
             print_line(trainer, f"heatmaps: {news}")
 
 
-def _gallery(trainer: pl.Trainer, samples: Samples, **explanation: Any) -> Gallery:
-    """Converts samples to what is drawn and written."""
+def _gallery(trainer: pl.Trainer, samples: Samples, names: Sequence[str] | None, **explanation: Any) -> Gallery:
+    """Converts samples to what is drawn and written; `names` are those of all images, in the order of the data."""
     data = getattr(trainer, "datamodule", None)
     statistics = (data.mean, data.std) if isinstance(data, ImageDataModule) else ()
     columns: list[Any] = [column.numpy() for column in samples.tensors()[1:6]]  # from index to p_predicted
+    if names is not None:
+        explanation["paths"] = [names[place] for place in samples.index.tolist()]
     return Gallery(to_pixels(samples.images, *statistics), *columns, **explanation)

@@ -106,7 +106,7 @@ def write_gallery(path: Path, gallery: Gallery, layers: Iterable[str], method: s
     )
 
 
-def write_arrays(path: Path, **arrays: Any) -> None:
+def write_arrays(path: Path, /, **arrays: Any) -> None:
     """Writes a compressed .npz file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from cifar_resnets.cli.callback_checks import check_best, check_callbacks
+from cifar_resnets.cli.recipes import find_recipe, hint_for_missing
 from cifar_resnets.errors import ConfigurationError, local_path
 from cifar_resnets.support.bounded_yaml import BoundedLoader
 from cifar_resnets.support.signature import parameters_of
@@ -91,13 +92,14 @@ def read_recipes(args: Sequence[str]) -> list[Any]:
 
 
 def _given_recipes(args: Sequence[str]) -> list[str]:
-    """Returns the values of `-c` on a command line: paths, or recipes themselves in braces."""
+    """Returns the values of `-c` on a command line: paths, also of recipes given by name, or recipes in braces."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
-        return list(parser.parse_known_args(list(args))[0].config)
+        given = list(parser.parse_known_args(list(args))[0].config)
     except argparse.ArgumentError:  # the value is missing: the parser will report it
         return []
+    return [find_recipe(path) for path in given]
 
 
 def _is_content(path: str) -> bool:
@@ -120,7 +122,8 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # no less safe than `safe_load`
     except OSError as error:
-        raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror})") from error
+        hint = hint_for_missing(path) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigurationError(f"--config: {path} cannot be read ({error.strerror}){hint}") from error
     except (yaml.YAMLError, ValueError) as error:  # not UTF-8, an impossible date
         raise ConfigurationError(f"--config: {path} is not valid YAML: {error}") from error
 

@@ -9,6 +9,7 @@ from cifar_resnets.callbacks.nonfinite_guard import OnNonfinite
 from cifar_resnets.cli.config_checks import seed_of
 from cifar_resnets.cli.default_callbacks import ALL, Explanations
 
+CONFIG = "a recipe or hardware file, or the name of one that comes with the package, see `cifar-resnets recipes`"
 NAME = "folder of the run below default_root_dir; the network's name if not given"
 EXPLAIN = "what is shown of the network's mistakes; nothing if null"
 ON_NONFINITE = "what a loss or gradients that are infinite or NaN do: `stop` the run, or `skip` the step"
@@ -18,6 +19,8 @@ ON_CHANGED_DATA = "whether to `refuse` or `accept` to resume a run on other imag
 
 def add_keys(parser: LightningArgumentParser) -> None:
     """Adds the keys to the parser of a subcommand, and links one section's arguments to another's."""
+    # argparse has no other way to another's argument
+    parser._option_string_actions["--config"].help = CONFIG
     parser.add_argument("--name", type=str | None, help=NAME)
     parser.add_argument("--explain", type=Explanations | None, default=ALL, help=EXPLAIN)
     parser.add_lightning_class_args(BestCheckpoint, "checkpoint")

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_resnets.callbacks.best_checkpoint import best_of
 from cifar_resnets.callbacks.run_record import RunRecord
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.cli import checkpoint_args
+from cifar_resnets.cli import checkpoint_args, recipes
 from cifar_resnets.cli.callback_checks import leave_training
 from cifar_resnets.cli.class_names import network_classes
 from cifar_resnets.cli.config_checks import check_recipes, check_strategy, check_values, make_paths_local
@@ -122,7 +122,7 @@ class CLI(LightningCLI):
         pipes = {old: new for old, new in zip(current, given, strict=True) if old != new}
         sys.argv = [pipes.get(arg, arg) for arg in sys.argv]  # Lightning starts other ranks by it, run.json holds it
         self.arguments, self.start = [pipes.get(arg, arg) for arg in args], checkpoint_args.given_checkpoint(given)
-        checkpoint = self.start.content
+        given, checkpoint = recipes.with_paths(given), self.start.content
         try:
             self.config = parser.parse_args(
                 given if checkpoint is None else checkpoint_args.on_top_of(checkpoint, given)

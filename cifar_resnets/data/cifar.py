@@ -91,15 +91,18 @@ class CIFAR10(ImageDataModule):
         if folder is None and not self.may_download:
             where = f"{self._root}, where the checkpoint has them"
             raise DataError(f"{type(self).__name__}: there are no images in {where}: give --data.root DIR")
-        folder = folder or obtain(self._source, self._root)
-        _verify(self._source, folder)
+        _verify(self._source, folder or obtain(self._source, self._root))
 
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split; raises DataError when it is missing, damaged or of another data set."""
-        folder = find_folder(self._source, self._root)
-        if folder is None:
+        if (folder := find_folder(self._source, self._root)) is None:
             raise _failed(self._source, self._root, f"there is no {self._source.base_folder}")
         return read(self._source, folder, split, self.source_classes(), self.coarse)
+
+    def file_names(self, split: Split) -> Sequence[str] | None:
+        """Returns the names that the data set itself has, such as `domestic_cat_s_000907.png`."""
+        folder = find_folder(self._source, self._root)
+        return None if folder is None else read_column(self._source, folder, split, "filenames") or None
 
     @property
     def _root(self) -> Path:
@@ -173,18 +176,18 @@ def read(source: Any, folder: Path, split: Split, names: Sequence[str], coarse: 
         raise
     if list(dataset.classes) != list(names):
         raise DataError(f"{folder / source.meta['filename']}: its class names are not those of {source.__name__}")
-    labels = _coarse_labels(source, folder, split) if coarse else dataset.targets
+    labels = read_column(source, folder, split, "coarse_labels") if coarse else dataset.targets
     # torchvision's array is a transposed view, and the loaders need contiguous pixels
     return np.ascontiguousarray(dataset.data), np.asarray(labels, dtype=np.int64)
 
 
-def _coarse_labels(source: Any, folder: Path, split: Split) -> list[int]:
-    """Reads the labels that torchvision leaves out, from files that it has verified."""
-    labels: list[int] = []
+def read_column(source: Any, folder: Path, split: Split, key: str) -> list[Any]:
+    """Reads what torchvision leaves out, from files that it has verified; empty if they do not hold it."""
+    values: list[Any] = []
     for name, _ in source.train_list if split == "train" else source.test_list:
         with open(folder / name, "rb") as file:
-            labels += pickle.load(file, encoding="latin1")["coarse_labels"]
-    return labels
+            values += pickle.load(file, encoding="latin1").get(key, [])
+    return values
 
 
 def obtain(source: Any, root: Path) -> Path:
@@ -272,8 +275,7 @@ def _one_process(path: Path) -> Iterator[None]:
 
 def _files(source: Any) -> list[tuple[str, str]]:
     """Returns names and MD5 sums of all files of the folder."""
-    batches = [(name, md5) for name, md5 in source.train_list + source.test_list]
-    return [*batches, (source.meta["filename"], source.meta["md5"])]
+    return [*map(tuple, source.train_list + source.test_list), (source.meta["filename"], source.meta["md5"])]
 
 
 def _verify(source: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -91,6 +92,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.network_classes: list[str] | None = None  # of a network that is evaluated: its labels are in their order
         self._sets: dict[str, tuple[Tensor, Tensor]] = {}
+        self._file_names: dict[str, list[str] | None] = {}
 
     @abstractmethod
     def source_classes(self) -> Sequence[str]:
@@ -102,6 +104,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
         Only a source that has validation images of its own is asked for `val`, see `ImageFolder`.
         """
+
+    def file_names(self, split: Split) -> Sequence[str] | None:
+        """Returns the name of each image that `load` has read, in its order; None if the images are no files.
+
+        A name is printed in tables and figures: a path below the source's folder, its parts separated by `/`.
+        """
+        return None
 
     def count_images(self, split: Split, enough: int) -> int | None:
         """Counts the images of the classes in use without decoding any; None if the source cannot.
@@ -226,7 +235,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._eval_loader("test")
 
     def _eval_loader(self, name: str) -> EvalLoader:
-        return EvalLoader(*self._on_device(name), batch_size=self.eval_batch_size, **self._shared)
+        images, labels = self._on_device(name)
+        return EvalLoader(images, labels, self._file_names.get(name), batch_size=self.eval_batch_size, **self._shared)
 
     def _on_device(self, name: str) -> tuple[Tensor, Tensor]:
         images, labels = self._set(name)
@@ -244,13 +254,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._sets[name]
 
     def _read_test(self) -> dict[str, tuple[Tensor, Tensor]]:
-        images, labels = self._chosen("test")
+        images, labels, self._file_names["test"] = self._chosen("test")
         return {"test": (torch.from_numpy(images), torch.from_numpy(labels))}
 
     def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
-        images, labels = self._chosen("train")
+        images, labels, names = self._chosen("train")
         train, val = split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
         parts = {"train": train, "val": val}
+        self._file_names |= {k: None if names is None else [names[j] for j in i] for k, i in parts.items()}
         return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
 
     @property
@@ -258,20 +269,21 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Fraction of the training images that is drawn for validation; 0 if the source has validation images."""
         return self.val_fraction
 
-    def _chosen(self, split: Split) -> tuple[Images, Labels]:
+    def _chosen(self, split: Split) -> tuple[Images, Labels, list[str] | None]:
         """Reads a split, and selects and relabels the images of the chosen classes."""
         images, labels = self.load(split)
+        files, kept = self.file_names(split), np.ones(len(labels), dtype=bool)
         names, source = self.class_names, list(self.source_classes())
         order = self.network_classes or names
         if not names == source == order:
             new_label = np.full(len(source), -1)
             new_label[[source.index(name) for name in names]] = [order.index(name) for name in names]
-            labels = new_label[labels]
-            images, labels = images[labels >= 0], labels[labels >= 0]
+            kept = (labels := new_label[labels]) >= 0
+            images, labels = images[kept], labels[kept]
         if not len(images):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
         # a source may return a view of (n, c, h, w) or BGR images, but torch and the loaders need contiguous memory
-        return np.ascontiguousarray(images), labels
+        return np.ascontiguousarray(images), labels, None if files is None else list(compress(files, kept))
 
 
 def channel_statistics(images: Images) -> tuple[list[float], list[float]]:

@@ -60,6 +60,7 @@ class ImageFolder(ImageDataModule):
         self.background = background
         # files of each split, and its images if they could not be written to the cache
         self._prepared: dict[str, tuple[Files, Images | None]] = {}
+        self._paths: dict[str, list[str]] = {}  # of the images of each split, below the root, once they are loaded
         self._said: set[str] = set()  # warnings, for a fit prepares the data once more for its test
 
     @property
@@ -116,7 +117,12 @@ class ImageFolder(ImageDataModule):
             images = self._cache(split, files).read()
         if images is None:
             images, _ = self._cache(split, files).fill(self._decoder(split, files))
+        self._paths[split] = _paths(split, files)
         return images, np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
+
+    def file_names(self, split: Split) -> Sequence[str]:
+        """Returns the paths of the images that `load` has read, below the root; bytes that are no UTF-8 are escaped."""
+        return [os.fsencode(path).decode("utf-8", "backslashreplace") for path in self._paths[split]]
 
     @property
     def _root(self) -> Path:
@@ -129,7 +135,7 @@ class ImageFolder(ImageDataModule):
     def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
         sets = super()._read_train()
         if "val" in self._splits():
-            images, labels = self._chosen("val")
+            images, labels, self._file_names["val"] = self._chosen("val")
             sets["val"] = torch.from_numpy(images), torch.from_numpy(labels)
         return sets
 
@@ -207,8 +213,11 @@ class ImageFolder(ImageDataModule):
         return Cache(cache_folder(self._root) / f"{split}-{size}", key, (num, size, size, 3))
 
     def _decoder(self, split: Split, files: Files) -> Callable[[], Images]:
-        paths = [f"{split}/{file.path}" for of_class in files.values() for file in of_class]
-        return partial(decode, self._root, paths, self.image_size, self.background)
+        return partial(decode, self._root, _paths(split, files), self.image_size, self.background)
+
+
+def _paths(split: Split, files: Files) -> list[str]:
+    return [f"{split}/{file.path}" for of_class in files.values() for file in of_class]
 
 
 def _listed(others: Counter[str]) -> str:

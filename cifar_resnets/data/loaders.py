@@ -6,7 +6,7 @@ ranks.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -216,6 +216,7 @@ class EvalLoader:
     Args:
         images: uint8 (n, h, w, c) on the evaluating device.
         labels: int64 (n,).
+        names: of the images (n,), None if they have none.
         batch_size: largest number of images per batch over all ranks; each rank gets at least one image per batch.
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
@@ -230,6 +231,7 @@ class EvalLoader:
         self,
         images: Tensor,
         labels: Tensor,
+        names: Sequence[str] | None = None,
         *,
         batch_size: int,
         mean: list[float],
@@ -239,7 +241,7 @@ class EvalLoader:
     ) -> None:
         if len(images) < world_size:
             raise ConfigurationError(f"trainer.devices: {len(images)} images cannot be shared by {world_size} ranks")
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.names = rank, world_size, names
         self._images, self._labels = images.contiguous(), labels
         self._parts = evaluation_parts(len(images), batch_size, world_size)
         self._mean, self._std = on_pixel_scale(mean, std, images.device)

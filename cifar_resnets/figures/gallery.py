@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cifar_resnets.figures import panels
-from cifar_resnets.figures.lettering import Drawing, shown_name
+from cifar_resnets.figures.lettering import SMALL, Drawing, shown_name
 from cifar_resnets.figures.lettering import font as _font
 from cifar_resnets.figures.lettering import write_line as _text
 from cifar_resnets.figures.panels import PANEL, PREDICTED, TRUE, Pixels
+from cifar_resnets.support.text import elide, printable
 
 WIDTH = 700
 GAP, MARGIN = 8, 6
@@ -24,7 +25,8 @@ ROW = PANEL + GAP
 HEADER = 66
 CAPTION = WIDTH - 2 * MARGIN - 4 * ROW  # width of the text beside the panels
 SIGN = 27  # width of the sign before a name
-TEXT, SMALL = 23, 18  # sizes of letters
+TEXT = 23  # size of letters
+MOST_LETTERS = CAPTION // 4  # that fit beside the panels
 
 INK, GREY, EMPTY = (32, 32, 32), (90, 90, 90), (240, 240, 240)
 RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
@@ -43,6 +45,7 @@ class Gallery:
     heat: NDArray[np.float32] | None = None  # (n, 2, h, w) from 0 to 1, for the predicted and for the true class
     fields: NDArray[np.float64] | None = None  # (n, 4), a box over each image: first row and column, and the last
     note: str = ""  # how the heatmaps were computed
+    paths: Sequence[str] | None = None  # (n,), names of the images, which end with a file's
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,7 +53,8 @@ class Gallery:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Returns what is known of each image, as the columns of a table."""
         same = {name: getattr(self, name) for name in ("images", "index", "predicted", "p_label", "p_predicted")}
-        return {**same, "label": self.labels}
+        paths = {} if self.paths is None else {"path": np.array(self.paths, dtype=np.str_)}
+        return {**same, "label": self.labels, **paths}
 
     def pair(self, row: int) -> tuple[int, int]:
         """Returns the true and the predicted class of an image."""
@@ -134,7 +138,15 @@ def _caption(draw: Drawing, gallery: Gallery, row: int, class_names: Sequence[st
         middle += 32
     if right:
         _text(draw, (MARGIN + SIGN, middle), "right", TEXT, RIGHT, CAPTION)
-    _text(draw, (MARGIN, HEADER + row * ROW + 85), f"image {gallery.index[row]}", TEXT - 3, GREY, CAPTION)
+    _text(draw, (MARGIN, HEADER + row * ROW + 85), _name_of_image(gallery, row), TEXT - 3, GREY, CAPTION)
+
+
+def _name_of_image(gallery: Gallery, row: int) -> str:
+    """Returns the name of an image's file, shortened in the middle; its number in the data if it has none."""
+    file = "" if gallery.paths is None else printable(gallery.paths[row].rpartition("/")[2])
+    name, font = shown_name(file, int(gallery.index[row]), "image"), _font(SMALL)
+    lengths = range(min(len(name), MOST_LETTERS), 1, -1)
+    return next(short for each in lengths if font.getlength(short := elide(name, each)) <= CAPTION)
 
 
 def _box(draw: Drawing, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:

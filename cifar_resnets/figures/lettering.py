@@ -10,11 +10,11 @@ Drawing = ImageDraw.ImageDraw
 SMALL = 18  # the least size of letters where text is long
 
 
-def shown_name(name: str, number: int) -> str:
-    """Returns a class' name on one line, with its number where the font lacks letters of the name."""
+def shown_name(name: str, number: int, kind: str = "class") -> str:
+    """Returns the name of a class, or of another kind, on one line; with its number where the font lacks letters."""
     name = " ".join(name.split())
     known = "".join(letter for letter in name if ord(letter) in _letters())
-    return name if known == name and name else " ".join(f"class {number} {known}".split())
+    return name if known == name and name else " ".join(f"{kind} {number} {known}".split())
 
 
 def write_line(

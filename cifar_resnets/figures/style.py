@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cifar_resnets.support.text import elide
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -99,11 +101,8 @@ def tick_text(value: float) -> str:
 
 def shorten(name: str, longest: int = _LONGEST_NAME) -> str:
     """Returns a class name on one line, with an ellipsis in the middle if it is long."""
-    line = " ".join(name.encode("utf-8", "replace").decode().split())  # file names may hold bytes that are not UTF-8
-    if len(line) <= longest:
-        return line
-    end = (longest - 1) // 2
-    return f"{line[: longest - 1 - end]}…{line[-end:]}"
+    # file names may hold bytes that are not UTF-8
+    return elide(" ".join(name.encode("utf-8", "replace").decode().split()), longest)
 
 
 def font_size(pitch: float) -> float:

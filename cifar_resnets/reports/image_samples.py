@@ -13,8 +13,10 @@ from cifar_resnets.figures.panels import Pixels, as_bytes, difference, heated, s
 from cifar_resnets.results.csv_files import Predictions
 from cifar_resnets.results.json_files import Mistakes
 from cifar_resnets.results.run_folder import Run
+from cifar_resnets.support.text import elide, printable
 
 MAX_THUMBNAILS = 24
+LONGEST_NAME = 28  # letters
 
 
 def gallery(run: Run) -> list[dict[str, Any]]:
@@ -61,13 +63,21 @@ def _agree(mistakes: Mistakes, predictions: Predictions) -> bool:
 
 
 def _sample(run: Run, mistakes: Mistakes, row: int) -> dict[str, Any]:
-    """Returns the position of an image in the data, its true and predicted class, and their probabilities."""
+    """Returns what is said of an image.
+
+    Returns:
+        Its position in the data, the name of its file and the whole path, which are empty if it has none, its true and
+        predicted class, and their probabilities.
+    """
     names: Sequence[str] = run.predictions.class_names if run.predictions else ()
     if not run.predictions and run.evaluation:
         names = [each.name for each in run.evaluation.classes]
     true, predicted = int(mistakes.label[row]), int(mistakes.predicted[row])
+    path = "" if mistakes.path is None else printable(str(mistakes.path[row]))
     return {
         "index": int(mistakes.index[row]),
+        "file": elide(path.rpartition("/")[2], LONGEST_NAME),
+        "path": path,
         "true": names[true] if 0 <= true < len(names) else f"class {true}",
         "predicted": names[predicted] if 0 <= predicted < len(names) else f"class {predicted}",
         "p_true": float(mistakes.p_label[row]),

@@ -35,12 +35,14 @@ class Predictions:
         labels: true classes, as positions in the names (n,).
         predicted: predicted classes, likewise (n,).
         probabilities: (n, num_classes), some of which may be NaN.
+        paths: names of the images (n,); None if they have none, or the file is of version 0.1.0.
     """
 
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     probabilities: Floats
+    paths: tuple[str, ...] | None = None
 
     @property
     def label_names(self) -> list[str]:
@@ -104,13 +106,14 @@ def _epochs(row: Mapping[str, float], per_epoch: float | None) -> float:
 
 
 def read_predictions(path: Path, notes: list[str]) -> Predictions:
-    """Reads the columns `index,label,predicted,p(<class>)...` of `test_predictions.csv`."""
+    """Reads the columns `index,path,label,predicted,p(<class>)...` of `test_predictions.csv`; `path` may be missing."""
     rows = read_rows(path, notes)
     if not rows:
         raise ValueError("it holds no predictions")
     columns = [name for name in rows[0] if name.startswith("p(") and name.endswith(")")]
-    if list(rows[0]) != ["index", "label", "predicted", *columns]:
-        raise ValueError("it has other columns than index, label, predicted and probabilities")
+    has_paths = "path" in rows[0]
+    if list(rows[0]) != ["index", *["path"] * has_paths, "label", "predicted", *columns]:
+        raise ValueError("it has other columns than index, path, label, predicted and probabilities")
     if [row["index"] for row in rows] != [str(index) for index in range(len(rows))]:
         raise ValueError("its images are not in the order of the data, or some are missing")
     if len(columns) > MOST_CLASSES:
@@ -120,7 +123,9 @@ def read_predictions(path: Path, notes: list[str]) -> Predictions:
     if unknown := {row[key] for row in rows for key in ("label", "predicted")} - number.keys():
         raise ValueError(f"there is no column of probabilities for {min(unknown)}")
     labels, predicted = (np.array([number[row[key]] for row in rows]) for key in ("label", "predicted"))
-    return Predictions(names, labels, predicted, np.array([[float(row[name]) for name in columns] for row in rows]))
+    probabilities = np.array([[float(row[name]) for name in columns] for row in rows])
+    paths = tuple(row["path"] for row in rows) if has_paths else None
+    return Predictions(names, labels, predicted, probabilities, paths)
 
 
 def read_search(path: Path, notes: list[str]) -> list[tuple[Curve, Curve]]:

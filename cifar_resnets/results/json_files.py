@@ -21,7 +21,7 @@ MISTAKES = ("index", "label", "predicted", "p_label", "p_predicted", "images")
 LARGEST_CONFIG = 2**20  # bytes; the parser takes seconds for more
 LARGEST_JSON = 2**24  # bytes; lists take twenty times as much memory
 LARGEST_ARRAYS = 2**31  # bytes
-KINDS = {"integers": "iu", "floats": "f"}  # of NumPy's types
+KINDS = {"integers": "iu", "floats": "f", "words": "U"}  # of NumPy's types
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Mistakes:
         images: uint8 (m, h, w, 3).
         heat: heatmaps of the predicted and of the true class, each (m, h, w) from 0 to 1; None if not computed.
         source: layer and method of the heatmaps.
+        path: names of the images (m,); None if they have none, or the file is of an earlier version.
     """
 
     index: NDArray[np.int64]
@@ -68,6 +69,7 @@ class Mistakes:
     images: NDArray[np.uint8]
     heat: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     source: tuple[str, str] = ("", "")
+    path: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,13 @@ def _part(value: Any) -> float:
 def read_mistakes(path: Path) -> Mistakes:
     """Reads `mistakes.npz`."""
     with _load(path) as file:
-        return Mistakes(**_arrays({name: file[name] for name in MISTAKES}))
+        return Mistakes(**_arrays(file))
 
 
 def read_gallery(path: Path) -> Mistakes:
     """Reads `gallery.npz`."""
     with _load(path) as file:
-        arrays = _arrays({name: file[name] for name in MISTAKES})
+        arrays = _arrays(file)
         heat = tuple(file[name].astype(np.float32) for name in ("heat_predicted", "heat_true"))
         source = (str(file["layer"]), str(file["method"]))
     if not len(heat[0]):  # there was none, or nothing to compute it for
@@ -173,14 +175,17 @@ def _load(path: Path) -> Any:
     return np.load(path, allow_pickle=False)
 
 
-def _arrays(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arrays after checking their shapes and types."""
+def _arrays(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arrays of a file after checking their shapes and types; `path` may be missing."""
+    kinds = dict(zip(MISTAKES, ("integers",) * 3 + ("floats",) * 2, strict=False))
+    kinds |= {"path": "words"} if "path" in file else {}
+    arrays = {name: file[name] for name in (*MISTAKES, *kinds)}
     images = arrays["images"]
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise ValueError("its images are no uint8 array (m, h, w, 3)")
     if any(len(array) != len(images) for array in arrays.values()):
         raise ValueError("its arrays are of different lengths")
-    for name, kind in zip(MISTAKES, ("integers",) * 3 + ("floats",) * 2, strict=False):
+    for name, kind in kinds.items():
         if arrays[name].ndim != 1 or arrays[name].dtype.kind not in KINDS[kind]:
             raise ValueError(f"its {name} is no array of {kind} (m,)")
     return arrays

@@ -18,6 +18,14 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+def elide(text: str, longest: int) -> str:
+    """Returns text of at most so many letters, two or more, with an ellipsis in the middle if it is longer."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"
+
+
 def no_formula(text: str) -> str:
     """Returns text with an apostrophe before it if a spreadsheet would compute it: names may come from a stranger."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -356,3 +356,9 @@ def test_bad_archives_with_the_right_checksum(tiny10, tmp_path, make, expected):
 
 def test_checksums_are_torchvisions():
     assert CIFAR10._source is torchvision.datasets.CIFAR10 and CIFAR100._source is torchvision.datasets.CIFAR100
+
+
+def test_batches_without_names_have_none(monkeypatch, tmp_path):
+    tiny = Tiny(CIFAR10, monkeypatch, with_names=False)
+    tiny.write_folder(tmp_path / "cifar-10-batches-py")
+    assert CIFAR10(str(tmp_path)).file_names("test") is None

@@ -69,7 +69,27 @@ def labels_of(loader) -> np.ndarray:
     return torch.cat([labels for _, labels in loader]).numpy()
 
 
+class Named(Synthetic):
+    """The same images with names, which are their numbers."""
+
+    def file_names(self, split):
+        return [f"{split}/{number}.png" for number in range(sum(self.counts))]
+
+
 # The module.
+
+
+@pytest.mark.parametrize("classes", [None, ["dog", "bee"]])
+def test_names_stay_with_their_images(classes):
+    module = Named(classes=classes, num_train=20, augment=None, mean=[0.0] * 3, std=[1 / 255] * 3, eval_batch_size=7)
+    module.setup("fit")
+    module.setup("test")
+    for loader, split in ((module.val_dataloader(), "train"), (module.test_dataloader(), "test")):
+        assert loader.names == [f"{split}/{number}.png" for number in numbers(loader)]
+
+
+def test_images_of_no_files_have_no_names():
+    assert ready("test").test_dataloader().names is None
 
 
 def test_the_loaders_give_the_images_of_the_split():

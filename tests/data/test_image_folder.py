@@ -275,3 +275,25 @@ def test_relative_and_home_roots(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root.parent))
     for given in ("root", "~/root", f"{root}/../root/"):
         np.testing.assert_array_equal(ImageFolder(given, image_size=8).load("test")[0], expected(root, "test")[0])
+
+
+ODD = ["a b.png", "c\"d'&<e>.png", "two\nlines.png", "猫.png", os.fsdecode(b"no\xfftext.png"), "deep/er/one.png"]
+
+
+def test_names_are_paths_below_the_root_whatever_is_in_them(tmp_path):
+    pixels = {}
+    for split in ("train", "val", "test"):
+        for kind in ("cat", "dog"):
+            for name in ODD:
+                pixels[f"{split}/{kind}/{name}"] = noise(8, 8, 3)
+                save(tmp_path / split / kind / name, pixels[f"{split}/{kind}/{name}"])
+    data = ImageFolder(str(tmp_path), image_size=8, batch_size=1, mean=[0.0] * 3, std=[1 / 255] * 3)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    for loader, split in ((data.val_dataloader(), "val"), (data.test_dataloader(), "test")):
+        (images,) = [batch for batch, _ in loader]
+        escaped = {path.replace("\udcff", "\\xff"): each for path, each in pixels.items() if path.startswith(split)}
+        assert sorted(loader.names) == sorted(escaped)
+        for name, image in zip(loader.names, images, strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).round().byte().numpy(), escaped[name])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_resnets.figures import gallery as gallery_module
 from cifar_resnets.figures.gallery import (
     CAPTION,
     HEADER,
@@ -226,3 +227,31 @@ def test_what_is_not_a_number_is_no_error():
     drawn = gallery(2, heat=True)
     picture = draw_gallery(replace(drawn, heat=heat, p_label=p, p_predicted=p), NAMES)
     assert np.array_equal(panel(picture, 0, 1), panel(picture, 0, 0))
+
+
+def test_the_name_of_the_file_is_below_the_classes():
+    drawn = gallery(1, heat=False)
+    picture = {name: caption(draw_gallery(replace(drawn, paths=paths), NAMES), 0)[66:] for name, paths in {
+        "number": None, "file": ["test/cat/1.png"], "elsewhere": ["train/dog/1.png"], "other": ["test/cat/2.png"],
+    }.items()}  # fmt: skip
+    assert np.array_equal(picture["file"], picture["elsewhere"])
+    assert not np.array_equal(picture["file"], picture["other"])
+    assert not np.array_equal(picture["file"], picture["number"])
+
+
+@pytest.mark.parametrize("size", [2, 60, 255])
+def test_a_long_name_is_shortened_in_the_middle_and_stays_beside_the_image(size):
+    drawn = replace(gallery(1, heat=False), paths=["test/cat/" + "W" * size + "_001.png"])
+    name = gallery_module._name_of_image(drawn, 0)
+    assert name.startswith("W") and name.endswith("001.png") and ("…" in name) == (size > 2)
+    below = np.asarray(draw_gallery(drawn, NAMES))[HEADER + 70 : HEADER + ROW, MARGIN + CAPTION : MARGIN + CAPTION + 8]
+    assert (below == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("a/two\nlines.png", "two\\nlines.png"), ("a/猫.png", "image 7 .png"), ("a/\u202egnp.png", "\\u202egnp.png")],
+)
+def test_a_name_that_cannot_be_drawn(path, expected):
+    drawn = replace(gallery(1, heat=False), paths=[path], index=np.array([7]))
+    assert gallery_module._name_of_image(drawn, 0) == expected

@@ -202,6 +202,18 @@ def test_names_paths_and_settings_are_text(tmp_path: Path) -> None:
         assert folder.name in found.text
 
 
+def test_names_of_files_are_text_and_the_whole_path_is_a_click_away(tmp_path: Path) -> None:
+    hostile = [f"x{each.replace('/', '')}\n\u202e.png" for each in HOSTILE] + ["long_" * 30 + "name.png"]
+    folders = [write_run(tmp_path / n, num_test=200, seed=s, paths=hostile, num_gallery=20) for s, n in enumerate("ab")]
+    for found in (page(folders[0]), page(*folders)):
+        check_harmless(found)
+        for name in hostile:
+            assert f"/{name[:-6]}\\n\\u202e.png" in found.text if "\n" in name else f"/{name}" in found.text
+        assert "x<script>alert(1)<script>" in found.text
+        assert "long_long_long…long_name.png" in found.text
+    assert "#" not in page(folders[0]).text.partition("Mistakes")[2].partition("How to repeat")[0]
+
+
 def check_harmless(found: Page) -> None:
     """Nothing on the page loads or runs anything."""
     assert {name for name, _ in found.elements} <= ELEMENTS

@@ -70,6 +70,12 @@ def test_predictions_come_back(tmp_path: Path) -> None:
     assert (found.predicted == probabilities.argmax(axis=1)).all()
     assert np.abs(found.probabilities - probabilities).max() < 1e-6
     assert found.label_names == [names[label] for label in labels]
+    assert found.paths is None
+    paths = [f'test/{label}, "a\nb".png' for label in labels]
+    write_predictions(tmp_path, names, labels, probabilities, paths=paths)
+    again = read_predictions(tmp_path / "test_predictions.csv", [])
+    assert again.paths == tuple(paths)
+    assert (again.predicted == found.predicted).all()
 
 
 def test_predictions_as_the_callback_writes_them(tmp_path: Path) -> None:

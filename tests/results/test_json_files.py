@@ -63,6 +63,15 @@ def test_arrays(tmp_path: Path) -> None:
     assert found.heat is not None
     assert found.heat[0].tolist() == heat.tolist()
     assert found.source == ("a", "b")
+    assert found.path is None  # as in version 0.1.0
+    write_arrays(tmp_path / "mistakes.npz", images=images, path=np.array(["test/a b.png", "猫"]), **columns)
+    again = read_mistakes(tmp_path / "mistakes.npz")
+    assert again.path is not None
+    assert again.path.tolist() == ["test/a b.png", "猫"]
+    for damaged in (np.array(["one"]), np.array([1, 2]), np.array([["a"], ["b"]])):
+        write_arrays(tmp_path / "mistakes.npz", images=images, path=damaged, **columns)
+        with pytest.raises(ValueError, match="path|lengths"):
+            read_mistakes(tmp_path / "mistakes.npz")
 
 
 def test_a_configuration_is_data_and_no_code(tmp_path: Path) -> None:

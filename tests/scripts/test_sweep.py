@@ -15,7 +15,7 @@ from support import Result
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ["configs/recipes/resnet20.yaml", "configs/recipes/resnet56.yaml"]
+RECIPES = ["resnet20", "configs/recipes/resnet56.yaml"]
 SRUN = """#!/bin/sh
 printf '%s\\n' "$@"
 exit 75
@@ -83,8 +83,8 @@ def test_overrides_go_on_word_by_word(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "hardware"),
     [
-        ({}, "configs/hardware/cpu.yaml"),
-        ({"SLURM_GPUS_ON_NODE": "1"}, "configs/hardware/slurm.yaml"),
+        ({}, "cpu"),
+        ({"SLURM_GPUS_ON_NODE": "1"}, "slurm"),
         ({"SLURM_GPUS_ON_NODE": "1", "HARDWARE": "my.yaml"}, "my.yaml"),
     ],
 )
