@@ -35,7 +35,7 @@ COMMANDS = {
     "collect": "put the runs of several seeds into one table, with mean and spread",
     "recipes": "list, show or copy the recipes that come with the package",
 }
-OWN_MODULE = ("find-lr", "summary", "export", "report", "collect", "recipes")  # the others: LightningCLI's, cli/train.py
+OWN_MODULE = ("find-lr", "summary", "export", "report", "collect", "recipes")  # the others are LightningCLI's
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
 Train, test and compare residual networks on CIFAR-10 and on image folders.

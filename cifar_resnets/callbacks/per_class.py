@@ -64,6 +64,8 @@ def class_table(report: dict[str, Any]) -> Table:
     table.add_row("all", *_cells(report), style="bold")
     if "tta" in report:
         table.add_row("all, by model.tta", *_cells(report["tta"]))
+    for name, key in (("balanced accuracy", "balanced_accuracy"), ("macro F1", "macro_f1")):
+        table.add_row(name, _percent(report[key]))
     return table
 
 
@@ -71,5 +73,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     if row["accuracy"] is None:
         return "-", "-", "0", "0"
     low, high = row["interval"]
-    interval = f"{low:.2%} - {high:.2%}".replace("%", " %")
-    return f"{row['accuracy']:.2%}".replace("%", " %"), interval, f"{row['correct']:,}", f"{row['images']:,}"
+    interval = f"{_percent(low)} - {_percent(high)}"
+    return _percent(row["accuracy"]), interval, f"{row['correct']:,}", f"{row['images']:,}"
+
+
+def _percent(part: float) -> str:
+    return f"{part:.2%}".replace("%", " %")
