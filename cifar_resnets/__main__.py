@@ -27,14 +27,15 @@ COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images, class by class",
-    "predict": "write a checkpoint's predictions for the test images",
+    "predict": "predict the classes of any images, or of the test images",
     "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
+    "export": "write a checkpoint's network as ONNX, torch.export or safetensors",
     "report": "write one HTML file about a run, or several side by side",
     "collect": "put the runs of several seeds into one table, with mean and spread",
     "recipes": "list, show or copy the recipes that come with the package",
 }
-OWN_MODULE = ("find-lr", "summary", "report", "collect", "recipes")  # the others are LightningCLI's, in cli/train.py
+OWN_MODULE = ("find-lr", "summary", "export", "report", "collect", "recipes")  # the others are LightningCLI's
 HELP = f"""usage: cifar-resnets [--version] [--help] [--debug] COMMAND ...
 
 Train, test and compare residual networks on CIFAR-10 and on image folders.
@@ -47,6 +48,7 @@ options:
   --debug    show the traceback of an error
 
   cifar-resnets fit -c quickstart      a recipe by its name, or a file
+  cifar-resnets predict cat.jpg photos/ --ckpt_path best.ckpt
   cifar-resnets summary cifar_resnet20 --verify
   cifar-resnets COMMAND --help   lists all options of a command"""
 
@@ -106,7 +108,7 @@ def _run(args: list[str], debug: bool) -> None:
         keep_freed_memory()
         _find_modules_here()
         with SIGNALS_OF_PROCESS.installed():
-            _runner(args[0])(args)
+            _runner(args)(args)
     except Stopped as stop:
         _end(stop)
     except UserError as error:
@@ -123,9 +125,11 @@ def _run(args: list[str], debug: bool) -> None:
         _fail(str(culprit), culprit.exit_status)
 
 
-def _runner(command: str) -> Callable[[list[str]], None]:
+def _runner(args: Sequence[str]) -> Callable[[list[str]], None]:
     """Imports the module of a subcommand alone: torch takes seconds to import, lightning some more."""
-    module = command.replace("-", "_") if command in OWN_MODULE else "train"
+    module = args[0].replace("-", "_") if args[0] in OWN_MODULE else "train"
+    if args[0] == "predict" and importlib.import_module("cifar_resnets.cli.predict").takes(args):
+        module = "predict"
     run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{module}").run
     return run
 

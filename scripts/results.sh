@@ -65,7 +65,7 @@ fit() {
   [[ -z $(find "$folder/$name" -name test.json 2>/dev/null) ]] || return 0
   mkdir -p "$folder/$name"
   # on a CPU a core and a thread each: they do not disturb each other
-  [[ $hardware != cpu ]] || launch=(taskset -c $(((slot - 1) % $(nproc))) nice -n 10 env OMP_NUM_THREADS=1)
+  [[ $hardware != cpu* ]] || launch=(taskset -c $(((slot - 1) % $(nproc))) nice -n 10 env OMP_NUM_THREADS=1)
   read -ra more <<<"$more $extra"
   "${launch[@]}" "$python" -m cifar_resnets fit -c "configs/recipes/$recipe.yaml" -c "configs/hardware/$hardware.yaml" \
     --name "$name" --seed_everything "$seed" --trainer.default_root_dir "$folder" --ckpt_path auto \

@@ -22,7 +22,8 @@ from cifar_resnets.__main__ import main
 _server = multiprocessing.get_context("forkserver")
 # what a command imports late is there, too: a process of another user may not be allowed to read it
 _LATE = ["cifar_resnets.reports.page", "tensorboard.compat.proto.event_pb2", "torch.utils.tensorboard.summary"]
-_LATE += ["tensorboard.plugins.hparams.plugin_data_pb2", "sklearn.datasets", "importlib.readers"]
+_LATE += ["tensorboard.plugins.hparams.plugin_data_pb2", "sklearn.datasets", "sklearn.metrics", "importlib.readers"]
+_LATE += ["matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "PIL.JpegImagePlugin"]
 _server.set_forkserver_preload(["cifar_resnets.cli.train", "tensorboard.compat", *_LATE])
 
 

@@ -39,6 +39,9 @@ data:
   init_args: {{batch_size: 40, num_train: 200}}
 trainer: {{accelerator: cpu, max_epochs: 1}}
 """
+# without pictures, which take three quarters of the time of so small a run
+PLAIN = f"{TINY}explain: null\n"
+WITHOUT_PICTURES = ("--explain", "null")
 
 
 def needs_gpu(test: Any) -> Any:

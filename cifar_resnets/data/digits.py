@@ -1,6 +1,7 @@
 """Scikit-learn's handwritten digits: 1,797 real images that come with a package, to try everything offline."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,15 +38,20 @@ class Digits(ImageDataModule):
 
     def load(self, split: Split) -> tuple[Images, Labels]:
         """Reads a split; see `ImageDataModule.load`."""
-        from sklearn.datasets import load_digits  # imports for a second, which other sources do not need
-
-        digits = load_digits()
-        is_test = np.zeros(len(digits.target), dtype=bool)
+        images, labels = _all_images()
+        is_test = np.zeros(len(labels), dtype=bool)
         for digit in range(10):
-            is_test[np.flatnonzero(digits.target == digit)[::5]] = True
+            is_test[np.flatnonzero(labels == digit)[::5]] = True
         chosen = is_test if split == "test" else ~is_test
-        images = np.stack([_enlarged(image) for image in digits.images[chosen]])
-        return images, digits.target[chosen].astype(np.int64)
+        return images[chosen], labels[chosen]
+
+
+@cache  # a fit reads them three times
+def _all_images() -> tuple[Images, Labels]:
+    from sklearn.datasets import load_digits  # imports for a second, which other sources do not need
+
+    digits = load_digits()
+    return np.stack([_enlarged(image) for image in digits.images]), digits.target.astype(np.int64)
 
 
 def _enlarged(image: np.ndarray[Any, np.dtype[np.float64]]) -> Images:

@@ -10,6 +10,7 @@ from torch import nn
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.support.imports import import_attribute
 from cifar_resnets.support.text import did_you_mean
+from cifar_resnets.training.muon import MuonSGD
 
 # the common choice for images; `optimizer_args` overrides it
 SGD_DEFAULTS = {"momentum": 0.9, "nesterov": True}
@@ -29,9 +30,9 @@ def build_optimizer(
 
     Args:
         network: its parameters that require a gradient are optimised.
-        name: a class of `torch.optim` with its capitals (`SGD`, `AdamW`), or one of `timm.optim.list_optimizers()`
-            (`lamb`, `muon`; `lookahead_sgd` adds look-ahead), or the path of a class (`mine.MySGD`); SGD has momentum
-            0.9 and Nesterov by default.
+        name: a class of `torch.optim` with its capitals (`SGD`, `AdamW`), or `MuonSGD`, or one of
+            `timm.optim.list_optimizers()` (`lamb`, `muon`; `lookahead_sgd` adds look-ahead), or the path of a class
+            (`mine.MySGD`); SGD has momentum 0.9 and Nesterov by default.
         lr: learning rate.
         weight_decay: factor of the weight decay.
         decay_norm_and_bias: decay all parameters; if false, neither biases nor those of normalisation layers.
@@ -45,7 +46,7 @@ def build_optimizer(
     args = {**(SGD_DEFAULTS if name.lower().removeprefix("torch.optim.") == "sgd" else {}), **(optimizer_args or {})}
     groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale)
     try:
-        if cls := _class_by_path(name) if "." in name else _torch_class(name):
+        if cls := _class_by_path(name) if "." in name else _class_by_name(name):
             if fused and "foreach" not in args and "fused" in inspect.signature(cls).parameters:
                 args = {"fused": True, **args}
             if not _decays(cls):
@@ -110,8 +111,8 @@ def _norm_biases(network: nn.Module) -> Iterator[nn.Parameter]:
             yield module.bias
 
 
-def _torch_class(name: str) -> Callable[..., torch.optim.Optimizer] | None:
-    cls = getattr(torch.optim, name, None)
+def _class_by_name(name: str) -> Callable[..., torch.optim.Optimizer] | None:
+    cls = MuonSGD if name == "MuonSGD" else getattr(torch.optim, name, None)
     return cls if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) else None
 
 
@@ -135,7 +136,7 @@ def _decays(cls: Callable[..., torch.optim.Optimizer]) -> bool:
 def _require_known(name: str) -> None:
     from timm.optim import list_optimizers
 
-    known = [*(n for n in dir(torch.optim) if _torch_class(n)), *map(str, list_optimizers())]
+    known = ["MuonSGD", *(n for n in dir(torch.optim) if _class_by_name(n)), *map(str, list_optimizers())]
     if name.lower().removeprefix("lookahead_") not in known:
         hint = did_you_mean(name, known)
         raise ConfigurationError(f"model.optimizer: {name!r} is neither in torch.optim nor in timm.optim{hint}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support import TINY, TINY_NETWORK, Result, needs_compiler, read_json
+from support import PLAIN, TINY, TINY_NETWORK, WITHOUT_PICTURES, Result, needs_compiler, read_json
 from torch._dynamo.exc import InternalTorchDynamoError
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -34,7 +34,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def tiny(folder: Path, text: str = TINY) -> str:
+def tiny(folder: Path, text: str = PLAIN) -> str:
     (folder / "tiny.yaml").write_text(text)
     return str(folder / "tiny.yaml")
 
@@ -114,7 +114,7 @@ def test_recipes_merge_left_to_right_and_the_command_line_wins(cli: Run, tmp_pat
 
 
 def test_another_source_keeps_the_rest_of_the_recipe(cli: Run, tmp_path: Path, image_folder: Path) -> None:
-    recipe = TINY.replace("num_train: 200", "augment: {cutout_size: 3}")
+    recipe = PLAIN.replace("num_train: 200", "augment: {cutout_size: 3}")
     result = cli(
         "fit",
         "-c",
@@ -157,7 +157,7 @@ def test_test_needs_nothing_but_the_checkpoint(cli: Run, fitted: Path) -> None:
 
 def test_a_saved_configuration_runs_a_test_again(cli: Run, fitted: Path) -> None:
     best = str(fitted / "logs/tiny/version_0/checkpoints/best.ckpt")
-    assert cli("test", "--ckpt_path", best, "--explain", "null").status == 0
+    assert cli("test", "--ckpt_path", best, *WITHOUT_PICTURES).status == 0
     result = cli("test", "-c", "logs/tiny/version_0/config.yaml")
     assert (result.status, result.err) == (0, "")
     first, again = (read_json(Path(f"logs/tiny/version_{number}/test.json")) for number in range(2))
@@ -167,7 +167,7 @@ def test_a_saved_configuration_runs_a_test_again(cli: Run, fitted: Path) -> None
 def test_a_recipe_behind_the_checkpoint_does_not_replace_it(cli: Run, fitted: Path) -> None:
     run = fitted / "logs/tiny/version_0"
     best, saved = str(run / "checkpoints/best.ckpt"), str(run / "config.yaml")  # of the fit: ckpt_path is null there
-    assert cli("test", "--ckpt_path", best, "-c", saved, "--explain", "null").status == 0
+    assert cli("test", "--ckpt_path", best, "-c", saved, *WITHOUT_PICTURES).status == 0
     assert read_json(Path("logs/tiny/version_0/test.json"))["checkpoint"] == best
 
 
@@ -181,7 +181,8 @@ def test_the_checkpoint_is_what_was_tested(fitted: Path) -> None:
 
 def test_what_is_typed_wins_over_the_checkpoint(cli: Run, fitted: Path) -> None:
     best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
-    assert cli("test", "--ckpt_path", str(best), "--data.eval_batch_size", "7", "--name", "mine").status == 0
+    args = ("--data.eval_batch_size", "7", "--name", "mine", *WITHOUT_PICTURES)
+    assert cli("test", "--ckpt_path", str(best), *args).status == 0
     config = yaml.safe_load(Path("logs/mine/version_0/config.yaml").read_text())
     assert config["data"]["init_args"]["eval_batch_size"] == 7
     assert config["data"]["init_args"]["batch_size"] == 40  # the checkpoint's
@@ -191,13 +192,14 @@ def test_what_is_typed_wins_over_the_checkpoint(cli: Run, fitted: Path) -> None:
 def test_lightning_does_not_put_the_checkpoint_over_what_is_typed(cli: Run, fitted: Path) -> None:
     # notices when LightningCLI no longer calls the private method that the CLI overrides
     best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
-    assert cli("test", "--ckpt_path", str(best), "--model.lr", "0.77", "--name", "mine").status == 0
+    args = ("--model.lr", "0.77", "--name", "mine", *WITHOUT_PICTURES)
+    assert cli("test", "--ckpt_path", str(best), *args).status == 0
     assert yaml.safe_load(Path("logs/mine/version_0/config.yaml").read_text())["model"]["lr"] == 0.77
 
 
 def test_validate_gives_the_figure_of_the_fit(cli: Run, fitted: Path) -> None:
     best = fitted / "logs/tiny/version_0/checkpoints/best.ckpt"
-    assert cli("validate", "--ckpt_path", str(best)).status == 0
+    assert cli("validate", "--ckpt_path", str(best), *WITHOUT_PICTURES).status == 0
     figures = read_json(Path("logs/tiny/version_0/val.json"))
     assert figures["accuracy"] == torch.load(best, weights_only=True)["val_acc"]
 
@@ -248,7 +250,7 @@ class Payload:
 
 def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(cli: Run, tmp_path: Path) -> None:
     # the rate explodes after the first epoch, so that the second is worse
-    text = TINY.replace(
+    text = PLAIN.replace(
         "lr: 0.05",
         "lr: 50.0\n  schedule: {class_path: Constant, init_args: {warmup_epochs: 1, "
         "warmup_factor: 0.0001, warmup_shape: constant}}",
@@ -271,7 +273,7 @@ def test_a_run_that_ends_within_an_epoch_is_validated_and_tested(cli: Run, tmp_p
 
 
 def test_a_cycle_is_resumed_with_another_length(cli: Run, fitted: Path, tmp_path: Path) -> None:
-    text = TINY.replace("lr: 0.05", "lr: 0.05\n  schedule: {class_path: OneCycle}")
+    text = PLAIN.replace("lr: 0.05", "lr: 0.05\n  schedule: {class_path: OneCycle}")
     assert cli("fit", "-c", tiny(tmp_path, text)).status == 0
     last = "logs/tiny/version_0/checkpoints/last.ckpt"
     result = cli("fit", "-c", tiny(tmp_path, text), "--ckpt_path", last, "--trainer.max_epochs", "2")
@@ -291,15 +293,15 @@ def test_test_time_augmentation_is_told_beside_the_figure_without(cli: Run, tmp_
     assert "test {}, test by model.tta {}\n".format(*figures) in result.out
     # a checkpoint says that it was evaluated so, and what is typed wins
     last = str(run / "checkpoints/best.ckpt")
-    assert "all, by model.tta" in cli("test", "--ckpt_path", last).out
-    assert "all, by model.tta" not in cli("test", "--ckpt_path", last, "--model.tta", "[]").out
+    assert "all, by model.tta" in cli("test", "--ckpt_path", last, *WITHOUT_PICTURES).out
+    assert "all, by model.tta" not in cli("test", "--ckpt_path", last, "--model.tta", "[]", *WITHOUT_PICTURES).out
     refused = cli("test", "--ckpt_path", last, "--model.tta", "[shift99]")
     assert refused.status == 2
     assert refused.err == "cifar-resnets: model.tta: shift99 is not allowed for images of 32x32 pixels\n"
 
 
 def test_all_images_are_trained_on_where_none_is_to_validate(cli: Run, tmp_path: Path) -> None:
-    text = TINY.replace("num_train: 200", "num_train: null, val_fraction: 0")
+    text = PLAIN.replace("num_train: 200", "num_train: null, val_fraction: 0")
     result = cli("fit", "-c", tiny(tmp_path, text))
     assert (result.status, result.err) == (0, ""), result
     assert "Digits: 1,433 training and 0 validation images" in result.out
@@ -395,7 +397,7 @@ def test_code_of_the_current_folder(cli: Run, tmp_path: Path, monkeypatch: pytes
         "if you trust them, give --data code_of_a_user.Shapes --model.network code_of_a_user:net "
         "--model.optimizer code_of_a_user.MySGD\n"
     )
-    assert cli("test", "--ckpt_path", best, *network, *source, *more[:2], "--explain", "null").status == 0
+    assert cli("test", "--ckpt_path", best, *network, *source, *more[:2], *WITHOUT_PICTURES).status == 0
 
 
 @pytest.mark.parametrize(
@@ -413,7 +415,7 @@ def test_a_package_that_is_not_installed_is_named(cli: Run, tmp_path: Path, args
 
 def test_a_run_that_a_timer_has_ended_goes_on_with_more_time(cli: Run, tmp_path: Path) -> None:
     timer = "--trainer.callbacks+=Timer", "--trainer.callbacks.duration"
-    recipe = ("fit", "-c", tiny(tmp_path), "--trainer.max_epochs", "2", "--explain", "null")
+    recipe = ("fit", "-c", tiny(tmp_path), "--trainer.max_epochs", "2")
     assert cli(*recipe, *timer, "{microseconds: 1}").status == 0
     last = "logs/tiny/version_0/checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] < 10
@@ -424,7 +426,8 @@ def test_a_run_that_a_timer_has_ended_goes_on_with_more_time(cli: Run, tmp_path:
 
 @pytest.mark.parametrize("fast", ["false", "true"])
 def test_an_optimizer_that_calls_the_network_several_times_a_step(cli: Run, tmp_path: Path, fast: str) -> None:
-    args = ("--model.optimizer", "LBFGS", "--model.weight_decay", "0", "--model.fast", fast, "--explain", "null")
+    lbfgs = ("--model.optimizer", "LBFGS", "--model.weight_decay", "0")
+    args = (*lbfgs, "--model.fast", fast, "--trainer.limit_train_batches", "2")
     assert "model.channels_last: true does not suit" in cli("fit", "-c", tiny(tmp_path), *args).err
     result = cli("fit", "-c", "tiny.yaml", *args, "--model.channels_last", "false")
     assert (result.status, result.err) == (0, "")
@@ -440,7 +443,7 @@ def test_repeating_a_command_takes_a_new_folder(cli: Run, tmp_path: Path) -> Non
 
 
 def test_fast_dev_run_leaves_nothing(cli: Run, tmp_path: Path) -> None:
-    text = TINY.replace("lr: 0.05", "lr: 0.05\n  schedule: {class_path: OneCycle, init_args: {peak_epoch: 5}}")
+    text = PLAIN.replace("lr: 0.05", "lr: 0.05\n  schedule: {class_path: OneCycle, init_args: {peak_epoch: 5}}")
     assert cli("fit", "-c", tiny(tmp_path, text), "--trainer.fast_dev_run", "true").status == 0
     assert not (tmp_path / "logs").exists()
 
@@ -472,7 +475,7 @@ def test_plain_lines_where_there_is_no_terminal(cli: Run, tmp_path: Path) -> Non
 
 
 def test_a_user_s_callbacks_come_beside_ours(cli: Run, tmp_path: Path) -> None:
-    text = TINY.replace(
+    text = PLAIN.replace(
         "max_epochs: 1}", "max_epochs: 1, callbacks: [{class_path: EarlyStopping, init_args: {monitor: val/loss}}]}"
     )
     assert cli("fit", "-c", tiny(tmp_path, text)).status == 0
@@ -510,6 +513,7 @@ def test_what_cannot_be_compiled_is_told_in_a_line(
     )
 
 
+@pytest.mark.process  # of the compiler
 @needs_compiler
 def test_the_fast_way_leaves_what_the_ordinary_one_does(cli: Run, tmp_path: Path) -> None:
     recipe, figures = tiny(tmp_path), []
@@ -519,4 +523,4 @@ def test_the_fast_way_leaves_what_the_ordinary_one_does(cli: Run, tmp_path: Path
         figures.append(read_json(Path(f"logs/tiny/version_{len(figures)}/test.json")))
     assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-3)
     assert figures[0]["images"] == figures[1]["images"]
-    assert cli("test", "--ckpt_path", "logs/tiny/version_1/checkpoints/best.ckpt").status == 0
+    assert cli("test", "--ckpt_path", "logs/tiny/version_1/checkpoints/best.ckpt", *WITHOUT_PICTURES).status == 0

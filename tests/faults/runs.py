@@ -6,13 +6,9 @@ from pathlib import Path
 
 from exactness import differences
 from processes import Process, run
-from support import TINY, Result
+from support import PLAIN, Result
 
 TINY_RUN = "logs/tiny/version_0"
-
-
-# without pictures, which take most of the time of so small a run; `exactness.RICH` has them
-PLAIN = f"{TINY}explain: null\n"
 
 
 def write_recipe(folder: Path, epochs: int = 1, text: str = PLAIN) -> list[str]:

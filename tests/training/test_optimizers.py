@@ -9,7 +9,21 @@ import cifar_resnets.models  # noqa: F401  # registers the networks
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.optimizers import build_optimizer
 
-NAMES = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "sgd", "adamw", "lamb", "lion", "muon", "adabelief"]
+NAMES = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "RMSprop",
+    "Adagrad",
+    "sgd",
+    "adamw",
+    "lamb",
+    "lion",
+    "muon",
+    "adabelief",
+    "MuonSGD",
+]
 
 
 def small_network() -> nn.Module:
