@@ -45,7 +45,7 @@ def test_another_encoding_of_the_locale_is_replaced_by_utf8(tmp_path: Path) -> N
 def test_help_lists_the_commands_there_are() -> None:
     from cifar_resnets.cli.train import CLI
 
-    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "report", "collect", "recipes"}
+    assert set(COMMANDS) == {*CLI.subcommands(), "summary", "find-lr", "export", "report", "collect", "recipes"}
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from selenium.webdriver.common.by import By
 from cifar_resnets.reports.page import write_report
 
 pytestmark = [pytest.mark.process, pytest.mark.browser]
+LONG = "a_very_" + "long_" * 30 + "name"
 # the page would be wider than the window; boxes that scroll by themselves may be
 OVERFLOW = """
 const width = document.documentElement.clientWidth;
@@ -64,7 +65,7 @@ def driver() -> Iterator[Chrome]:
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("<i>runs")
     folders = [
-        write_run(root / name, [*HOSTILE, "a_very_" + "long_" * 30 + "name"], 300, 20, seed, 1 + seed)
+        write_run(root / name, [*HOSTILE, LONG], 300, 20, seed, 1 + seed, paths=[*HOSTILE[1:3], f"{LONG}.png"])
         for seed, name in enumerate(("one<script>alert(3)<script>", "two"))
     ]
     many = write_run(root / "many", [f"class {n}" for n in range(100)], 1000, 20)
@@ -121,6 +122,21 @@ def test_requests_would_be_noticed(driver: Chrome, tmp_path: Path) -> None:
         "http://example.org/b.png",
     }
     assert console_errors(driver)
+
+
+@pytest.mark.parametrize(("name", "place"), [("one", ".samples"), ("several", ".thumbs")])
+def test_a_click_on_a_file_shows_its_whole_path(
+    driver: Chrome, reports: dict[str, Path], name: str, place: str
+) -> None:
+    show(driver, reports[name], width=390)
+    for summary in driver.find_elements(By.CSS_SELECTOR, f"{place} .file summary")[:8]:
+        path = summary.find_element(By.XPATH, "./following-sibling::bdi")
+        assert not path.is_displayed()
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
+        summary.click()
+        assert path.is_displayed()
+        assert re.match(r"\d+/(a_very_|.*alert|<)", path.text)
+    assert driver.execute_script("return document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize("name", ["one", "several"])
