@@ -56,8 +56,9 @@ def keep(folders: Sequence[Path], target: Path) -> None:
 
 def _keep_run(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    paths = {str(read_config(run / "config.yaml")["data"]["init_args"].get("root")): "IMAGES"}
-    paths |= {str(run): "RUN", str(run.parents[1]): "LOGS"}
+    config = read_config(run / "config.yaml")
+    paths = {str(config["data"]["init_args"].get("root")): "IMAGES", str(run): "RUN"}
+    paths |= {config["trainer"]["default_root_dir"]: "LOGS"}
     for name in FILES:
         text = (run / name).read_text()
         for path, short in paths.items():
