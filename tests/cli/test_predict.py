@@ -16,11 +16,12 @@ import pytest
 import torch
 from image_samples import noise, save
 from PIL import Image
+from processes import run
 from support import Result, terminal
 
 from cifar_resnets import load
 from cifar_resnets.cli import predict
-from cifar_resnets.inference import decoding
+from cifar_resnets.inference.decoding import FEW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., Result]
@@ -321,11 +322,11 @@ def test_the_help_tells_both_forms(cli: Run) -> None:
 
 
 @pytest.mark.process
-def test_many_files_are_decoded_in_processes(
-    cli: Run, best: tuple[str, str], monkeypatch: pytest.MonkeyPatch, image_folder: Path
-) -> None:
-    alone = json.loads(cli("predict", str(image_folder / "test"), "nothing.png", *best, "--json").out)
-    monkeypatch.setattr(decoding, "FEW", 5)
-    monkeypatch.setattr(decoding, "BLOCK", 4)
-    result = cli("predict", str(image_folder / "test"), "nothing.png", *best, "--json", "--workers", "2")
-    assert result.status == 3 and json.loads(result.out) == alone
+def test_many_files_are_decoded_in_processes(best: tuple[str, str], tmp_path: Path) -> None:
+    for number in range(FEW + 10):
+        save(tmp_path / f"images/{number}.png", noise(4, 4, 3))
+    (tmp_path / "images/broken.png").touch()
+    args = ("predict", "images", *best, "--json")
+    several, one = (run(*args, "--workers", str(number), cwd=tmp_path) for number in (2, 1))
+    assert (several.status, several.err) == (3, one.err) and "'images/broken.png': the file is empty" in one.err
+    assert several.out == one.out and len(json.loads(one.out)) == FEW + 11
