@@ -109,8 +109,9 @@ def _pool(num_workers: int, num_files: int) -> Iterator[Executor]:
     if num_workers == 1 or num_files <= FEW:
         pool = ThreadPoolExecutor(num_workers)
     else:
-        # not forks of this process, which has threads
+        # not forks of this process, which has threads, but of a server that has imported what they need
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])
         pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         yield pool

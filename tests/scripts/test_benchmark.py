@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from benchmarks import data, heatmaps, memory, networks, start_up, steps, time_to_accuracy, trainer
+from benchmarks import data, heatmaps, memory, networks, predictions, start_up, steps, time_to_accuracy, trainer
 from support import TINY, Result, needs_glibc, read_json
 
 from cifar_resnets.callbacks import dashboard
@@ -367,6 +367,19 @@ def test_heatmaps_that_differ_are_not_compared(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(heatmaps, "heatmaps", lambda *args, **kwargs: torch.zeros(2, 2, 32, 32))
     with pytest.raises(RuntimeError, match="cifar_resnet20: the maps differ by"):
         heatmaps.make_row("cifar_resnet20", 2, 1, torch.device("cpu"))
+
+
+# Predictions.
+
+
+def test_predictions_against_a_loop(report: Callable[..., tuple[Any, str]]) -> None:
+    figures, text = report("predictions", "--num-images", "12", "--rounds", "1", "--network", "cifar_resnet20")
+    rates = figures["images_per_second"]
+    assert figures["num_images"] == 12 and figures["ratio"] == rates["ours"] / rates["loop"]
+    for way, name in predictions.WAYS.items():
+        assert cells(text, name)[0] == f"{rates[way]:,.1f}"
+    assert f"ratio {figures['ratio']:.2f} (target 5: {'reached' if figures['ratio'] >= 5 else 'missed'})" in text
+    assert widest(text) <= 80
 
 
 # Start-up.
