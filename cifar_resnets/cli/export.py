@@ -13,7 +13,7 @@ from cifar_resnets.errors import ConfigurationError, OutputError
 from cifar_resnets.export import hub_folder
 from cifar_resnets.export.model_card import Card, model_card
 from cifar_resnets.export.programs import OPSET, check_onnx, export_onnx, export_program, onnx_runner, program_runner
-from cifar_resnets.export.proof import RESIZED_TOLERANCE, TOLERANCE, Images, Proof, proof_images, prove
+from cifar_resnets.export.proof import TOLERANCE, Images, Proof, proof_images, prove
 from cifar_resnets.inference.classifier import TrainedClassifier, load
 from cifar_resnets.results.run_folder import Run, is_run, read_run
 from cifar_resnets.support.atomic_file import replacing
@@ -121,7 +121,8 @@ def _run_of(options: argparse.Namespace) -> Run | None:
 
 def _show(proof: Proof, by: str, what: str) -> None:
     print(f"proof: {by} predicts the same class for all {proof.num_images:,} {printable(what)}")
-    print(f"       probabilities differ by at most {proof.difference:.1e} (allowed {TOLERANCE:.0e})")
-    if proof.num_resized:
-        difference = f"{proof.resized_difference:.1e} (allowed {RESIZED_TOLERANCE:.0e})"
-        print(f"       {proof.num_resized:,} images of other sizes: by {difference} from those that Pillow has resized")
+    print(f"       probabilities differ by at most {proof.difference:.1e}, allowed is {TOLERANCE:.0e}")
+    if (found := proof.resized) is not None:
+        pixels = f"{found.pixels:.2%} of the pixels".replace("%", " %")
+        print(f"       resizing {found.num_images:,} images of other sizes: {pixels} differ from Pillow's, by at most")
+        print(f"       {found.levels} of 255 grey levels, and so a probability by up to {found.difference:.1e}")
