@@ -27,7 +27,7 @@ COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images, class by class",
-    "predict": "write a checkpoint's predictions for the test images",
+    "predict": "predict the classes of any images, or of the test images",
     "find-lr": "run a learning-rate range test on what a recipe would train",
     "summary": "show a network's layers and their receptive fields",
     "export": "write a checkpoint's network as ONNX, torch.export or safetensors",
@@ -47,6 +47,7 @@ options:
   --debug    show the traceback of an error
 
   cifar-resnets fit -c configs/recipes/quickstart.yaml
+  cifar-resnets predict cat.jpg photos/ --ckpt_path best.ckpt
   cifar-resnets summary cifar_resnet20 --verify
   cifar-resnets COMMAND --help   lists all options of a command"""
 
@@ -106,7 +107,7 @@ def _run(args: list[str], debug: bool) -> None:
         keep_freed_memory()
         _find_modules_here()
         with SIGNALS_OF_PROCESS.installed():
-            _runner(args[0])(args)
+            _runner(args)(args)
     except Stopped as stop:
         _end(stop)
     except UserError as error:
@@ -123,9 +124,11 @@ def _run(args: list[str], debug: bool) -> None:
         _fail(str(culprit), culprit.exit_status)
 
 
-def _runner(command: str) -> Callable[[list[str]], None]:
+def _runner(args: Sequence[str]) -> Callable[[list[str]], None]:
     """Imports the module of a subcommand alone: torch takes seconds to import, lightning some more."""
-    module = command.replace("-", "_") if command in OWN_MODULE else "train"
+    module = args[0].replace("-", "_") if args[0] in OWN_MODULE else "train"
+    if args[0] == "predict" and importlib.import_module("cifar_resnets.cli.predict").takes(args):
+        module = "predict"
     run: Callable[[list[str]], None] = importlib.import_module(f"cifar_resnets.cli.{module}").run
     return run
 

@@ -24,7 +24,7 @@ from cifar_resnets.evaluation import calibration as numbers
 from cifar_resnets.evaluation.metrics import wilson_interval
 from cifar_resnets.figures.calibration import plot_precision_recall, plot_reliability
 from cifar_resnets.figures.confusion import plot_class_accuracy, plot_confused_pairs, plot_confusion
-from cifar_resnets.figures.gallery import shown_name
+from cifar_resnets.figures.lettering import shown_name
 from cifar_resnets.support.atomic_file import replacing
 
 if TYPE_CHECKING:

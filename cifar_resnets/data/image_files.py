@@ -127,6 +127,23 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, Counter[str]]:
     return {name: sorted(of_class) for name, of_class in files.items()}, others
 
 
+def find_images(folder: str) -> list[str]:
+    """Finds the image files at any depth of a folder, whether its folders are classes or not.
+
+    Returns:
+        Paths below the folder, in the order in which `scan` gives those of all classes.
+
+    Raises:
+        DataError: when a folder cannot be read.
+    """
+    endings, found = _endings(), []
+    with _readable():
+        for entry in _entries(folder):
+            inside = _walk(entry.path, entry.name, set()) if entry.is_dir() else [(entry.name, entry)]
+            found += sorted(path for path, each in inside if _image_file(path, each, endings))
+    return found
+
+
 def _kind(entry: os.DirEntry[str], endings: tuple[str, ...]) -> str:
     ending = os.path.splitext(entry.name)[1].lower()
     return "no regular file" if ending in endings else ending or "without an ending"
@@ -169,7 +186,8 @@ def _readable() -> Iterator[None]:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _formats() -> list[str]:
+def formats() -> list[str]:
+    """Returns the names of the formats that Pillow decodes by itself, the common ones first."""
     Image.preinit()  # registers the common formats, so that they are tried first
     Image.init()
     return [name for name in Image.ID if name not in _NOT_DECODED]
@@ -177,8 +195,8 @@ def _formats() -> list[str]:
 
 def _endings() -> tuple[str, ...]:
     """Returns the lower-case file endings of the formats that Pillow decodes; the JPEG plug-in reads MPO."""
-    formats = {*_formats(), "MPO"}
-    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+    known = {*formats(), "MPO"}
+    return tuple(ending for ending, name in Image.registered_extensions().items() if name in known)
 
 
 class Outcome(NamedTuple):
@@ -209,11 +227,11 @@ def decode(root: Path, paths: Sequence[str], image_size: int, background: str = 
     """
     _check_memory(len(paths), image_size)
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
-    formats = _formats()
+    known = formats()
 
     def decode_block(start: int) -> list[Outcome]:
         block = range(start, min(start + _BLOCK, len(paths)))
-        return [_decode_into(images[i], root / paths[i], formats, background) for i in block]
+        return [decode_into(images[i], root / paths[i], known, background) for i in block]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
         warnings.simplefilter("ignore")  # about metadata and large images; damaged files raise exceptions
@@ -243,14 +261,18 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
         logger.warning("%s: %s images of 16 bits use a 16th of them, and so are nearly black", folder, f"{dark:,}")
 
 
-def _decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
+def to_pixels(image: Image.Image, image_size: int, background: str = "white") -> Images:
+    """Converts an image, which may be turned in place, to uint8 (image_size, image_size, 3)."""
+    rgb, size = to_rgb(image, background), (image_size, image_size)
+    return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
+
+
+def decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
     """Decodes an image file into an array (s, s, 3)."""
-    size = target.shape[:2]
     try:
         with Image.open(path, formats=formats) as image:
-            rgb, white = to_rgb(image, background), white_level(image)
-        resized = rgb.size != size
-        target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
+            target[:] = to_pixels(image, len(target), background)
+            white, resized = white_level(image), image.size != target.shape[:2]
         return Outcome(image.mode != "RGB", resized, white is None, white == 65535 and target.max() <= 16)
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class
         message = str(error).replace(repr(str(path)), "").split()

@@ -241,14 +241,14 @@ class EvalLoader:
             raise ConfigurationError(f"trainer.devices: {len(images)} images cannot be shared by {world_size} ranks")
         self.rank, self.world_size = rank, world_size
         self._images, self._labels = images.contiguous(), labels
-        self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)
+        self._parts = evaluation_parts(len(images), batch_size, world_size)
         self._mean, self._std = on_pixel_scale(mean, std, images.device)
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self._parts) // self.world_size
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in range(self._num_batches):
+        for step in range(len(self)):
             part = self.part(step, self.rank)
             images = normalize(self._images[part], self._mean, self._std)
             yield images.permute(0, 3, 1, 2), self._labels[part]
@@ -260,8 +260,16 @@ class EvalLoader:
 
     def part(self, step: int, rank: int) -> slice:
         """Returns the slice of the images that a rank evaluates in a step."""
-        parts, part = self._num_batches * self.world_size, step * self.world_size + rank
-        return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
+        return self._parts[step * self.world_size + rank]
+
+
+def evaluation_parts(num_images: int, batch_size: int, world_size: int = 1) -> list[slice]:
+    """Divides images into parts of nearly equal size, which the ranks evaluate in turns.
+
+    The last digits of logits depend on the size of a batch. There have to be as many images as ranks, or more.
+    """
+    num = min(-(-num_images // batch_size), num_images // world_size) * world_size
+    return [slice(part * num_images // num, (part + 1) * num_images // num) for part in range(num)]
 
 
 def _generator(entropy: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> torch.Generator:

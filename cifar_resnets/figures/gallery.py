@@ -4,20 +4,19 @@ TensorBoard shows a picture 350 pixels wide until it is clicked, and then in its
 pixels wide, with letters that can still be read at half the size.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cifar_resnets.figures import panels
+from cifar_resnets.figures.lettering import Drawing, shown_name
+from cifar_resnets.figures.lettering import font as _font
+from cifar_resnets.figures.lettering import write_line as _text
 from cifar_resnets.figures.panels import PANEL, PREDICTED, TRUE, Pixels
-
-Color = tuple[int, int, int]
-Drawing = ImageDraw.ImageDraw
 
 WIDTH = 700
 GAP, MARGIN = 8, 6
@@ -25,7 +24,7 @@ ROW = PANEL + GAP
 HEADER = 66
 CAPTION = WIDTH - 2 * MARGIN - 4 * ROW  # width of the text beside the panels
 SIGN = 27  # width of the sign before a name
-TEXT, SMALL = 23, 18  # size of letters, and the least size where text is long
+TEXT, SMALL = 23, 18  # sizes of letters
 
 INK, GREY, EMPTY = (32, 32, 32), (90, 90, 90), (240, 240, 240)
 RIGHT, FIELD = (15, 115, 50), (0, 255, 255)
@@ -136,45 +135,6 @@ def _caption(draw: Drawing, gallery: Gallery, row: int, class_names: Sequence[st
     if right:
         _text(draw, (MARGIN + SIGN, middle), "right", TEXT, RIGHT, CAPTION)
     _text(draw, (MARGIN, HEADER + row * ROW + 85), f"image {gallery.index[row]}", TEXT - 3, GREY, CAPTION)
-
-
-def shown_name(name: str, number: int) -> str:
-    """Returns a class' name on one line, with its number where the font lacks letters of the name."""
-    name = " ".join(name.split())
-    known = "".join(letter for letter in name if ord(letter) in _letters())
-    return name if known == name and name else " ".join(f"class {number} {known}".split())
-
-
-def _text(
-    draw: Drawing, at: tuple[float, float], text: str, size: int, color: Color, width: float, anchor: str = "lm"
-) -> None:
-    """Writes one line, in smaller letters where it is too wide, and cut where that is not enough."""
-    while size > SMALL and _font(size).getlength(text) > width:
-        size -= 1
-    font = _font(size)
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text = text.rstrip() + "…"
-    draw.text(at, text, fill=color, font=font, anchor=anchor)
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_file(), size)
-
-
-@functools.cache
-def _letters() -> frozenset[int]:
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(_font_file()).get_charmap())
-
-
-def _font_file() -> str:
-    from matplotlib import get_data_path
-
-    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # Pillow's own font has few letters beyond Latin
 
 
 def _box(draw: Drawing, row: int, size: Sequence[int], field: NDArray[np.float64]) -> None:

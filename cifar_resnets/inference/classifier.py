@@ -1,19 +1,25 @@
 """Loads a trained classifier, with everything that its checkpoint knows, and predicts the classes of images."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_resnets.data.augment import normalize
-from cifar_resnets.data.loaders import on_pixel_scale
+from cifar_resnets.data.loaders import evaluation_parts, on_pixel_scale
 from cifar_resnets.errors import CheckpointError, ConfigurationError, local_path
 from cifar_resnets.evaluation.tta import average_views, check_views
+from cifar_resnets.inference.decoding import num_cores
+from cifar_resnets.inference.images import AnyImage, as_list, read_image
+from cifar_resnets.inference.prediction import Prediction, make_prediction
 from cifar_resnets.models.registry import create_network, try_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.plain_values import short
@@ -84,6 +90,34 @@ class TrainedClassifier:
         with torch.inference_mode():
             return self.logits(self.normalize(pixels), tta).float().softmax(dim=1)
 
+    def predict(self, images: Iterable[AnyImage], tta: bool = False) -> list[Prediction]:
+        """Predicts the class of each image; nothing is written.
+
+        Args:
+            images: paths, images of Pillow, or uint8 arrays (h, w), (h, w, 3) or (h, w, 4), of any size; or one array
+                (n, h, w, 3).
+            tta: whether the logits are averaged over the views that the network was trained for.
+
+        Raises:
+            DataError: for a file that cannot be read.
+            ConfigurationError: for something else than images, or for `tta` if there are no views.
+        """
+        self.check_tta(tta)
+        every, predictions = as_list(images), []
+        read = partial(read_image, image_size=self.image_size, background=self.background)
+        with ThreadPoolExecutor(num_cores()) as pool:
+            for part in evaluation_parts(len(every), self.batch_size):
+                rows = self.probabilities(np.stack(list(pool.map(read, every[part]))), tta)
+                predictions += [make_prediction(self.class_names, row) for row in rows.tolist()]
+        return predictions
+
+    def check_tta(self, tta: bool) -> None:
+        """Raises ConfigurationError if views are asked for that the network was not trained for."""
+        if tta and not self.tta:
+            raise ConfigurationError(
+                "tta: the network was trained without model.tta, and so names no views of an image"
+            )
+
 
 def load(
     path: str | os.PathLike[str],
@@ -152,7 +186,7 @@ def _network(content: Mapping[str, Any], path: Path, size: int, trust: Collectio
     name, num_classes = hparams["network"], len(hparams["class_names"])
     if ":" in name and name not in trust:
         what = f"{path}: the checkpoint names the network {short(name)} of another package, whose code would run"
-        raise CheckpointError(f"{what}; if you trust it, give trust {short(name)}")
+        raise CheckpointError(f"{what}; if you trust it, give --trust {short(name)}, in Python trust=[{short(name)!r}]")
     with torch.random.fork_rng(devices=[]):
         network = create_network(name, num_classes, hparams.get("network_args"))
     state = content["state_dict"]

@@ -47,15 +47,20 @@ def write_report(folders: Sequence[Path], output: Path, notes: Sequence[str] = (
 
 def render(runs: Sequence[Run]) -> str:
     """Returns the page, the same for the same runs."""
-    environment = Environment(
+    return environment().get_template("report.html.j2").render(version=__version__, **_page(runs))
+
+
+def environment() -> Environment:
+    """Returns the templates of this folder, and the filters that they use."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "p_text": p_text}
-    return environment.get_template("report.html.j2").render(version=__version__, **_page(runs))
+    templates.filters |= {"percent": percent, "interval": interval, "points": points, "p_text": p_text}
+    return templates
 
 
 def _page(runs: Sequence[Run]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from image_samples import noise
 from PIL import Image
 
-from cifar_resnets.data.image_files import _formats
+from cifar_resnets.data.image_files import formats
 from cifar_resnets.data.image_modes import check_color, to_rgb, white_level
 from cifar_resnets.errors import ConfigurationError
 
@@ -243,7 +243,7 @@ def files_of(image):
     """Files of an image in all formats that Pillow writes without losses, and reads."""
     lossy = {"JPEG", "MPO", "AVIF", "JPEG2000", "ICNS", "GIF"}
     lossy |= {"WEBP"} if image.mode[0] in "IF" else {"SPIDER"}  # clips floats to bytes, and holds nothing but floats
-    read = {*_formats()} - lossy  # first, for it registers all formats
+    read = {*formats()} - lossy  # first, for it registers all formats
     for image_format in sorted(read & {*Image.SAVE}):
         file = io.BytesIO()
         try:

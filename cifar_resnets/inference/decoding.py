@@ -1,0 +1,148 @@
+"""Decodes image files ahead of the network, in workers: of thousands of files only a few blocks are in memory."""
+
+import multiprocessing
+import os
+import signal
+import stat
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_resnets.data.image_files import decode_into, formats
+from cifar_resnets.errors import ResourceError
+from cifar_resnets.inference.paths import Found
+
+Pixels = NDArray[np.uint8]
+BLOCK = 32  # files of a task
+FEW = 256  # files up to which threads decode: processes take a second to start
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files that the network classifies together."""
+
+    found: Sequence[Found]  # n; with the problem of each file that could not be read
+    pixels: Pixels  # (m, size, size, 3) of the m others
+
+
+def decode_batches(
+    found: Sequence[Found], parts: Sequence[slice], image_size: int, background: str, num_workers: int | None = None
+) -> Iterator[Batch]:
+    """Decodes the files of each part while the caller works on the one before.
+
+    Args:
+        found: all files.
+        parts: of them, one batch each, in order.
+        image_size: height and width in pixels, to which each image is resized.
+        background: color behind transparent pixels.
+        num_workers: as many as this process may use cores if not given.
+
+    Raises:
+        ResourceError: when the system has killed a worker, most likely because the memory is full.
+    """
+    workers = num_workers or num_cores()
+    largest = max(part.stop - part.start for part in parts)
+    ahead = max(2 * workers, -(-largest // BLOCK))  # blocks: enough for the workers while a batch is classified
+    with _pool(workers, len(found)) as pool:
+        blocks = ((part, start) for part in parts for start in range(part.start, part.stop, BLOCK))
+        tasks = (
+            (part, _submit(pool, found[start : min(start + BLOCK, part.stop)], image_size, background))
+            for part, start in blocks
+        )
+        yield from _collected(_results(tasks, ahead))
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Task = tuple[slice, "Future[Batch]"]
+
+
+def _submit(pool: Executor, found: Sequence[Found], image_size: int, background: str) -> "Future[Batch]":
+    return pool.submit(decode_files, found, image_size, background)
+
+
+def _results(tasks: Iterator[Task], ahead: int) -> Iterator[tuple[slice, Batch]]:
+    """Returns the results of tasks in order, with so many of them begun before they are needed."""
+    begun: deque[Task] = deque()
+    for task in tasks:
+        begun.append(task)
+        if len(begun) > ahead:
+            yield _result(begun.popleft())
+    while begun:
+        yield _result(begun.popleft())
+
+
+def _result(task: Task) -> tuple[slice, Batch]:
+    try:
+        return task[0], task[1].result()
+    except BrokenProcessPool as error:
+        what = "a process that decodes images was killed, perhaps because the memory is full"
+        raise ResourceError(f"{what}: give --workers 1, or leave out the largest images") from error
+
+
+def _collected(results: Iterator[tuple[slice, Batch]]) -> Iterator[Batch]:
+    """Joins the blocks of each part."""
+    blocks: list[Batch] = []
+    for part, block in results:
+        blocks.append(block)
+        if sum(len(each.found) for each in blocks) == part.stop - part.start:
+            files = [found for each in blocks for found in each.found]
+            yield Batch(files, np.concatenate([each.pixels for each in blocks]))
+            blocks = []
+
+
+@contextmanager
+def _pool(num_workers: int, num_files: int) -> Iterator[Executor]:
+    """Starts workers: threads for few files; processes for many, because decoding small images holds Python's lock."""
+    pool: Executor
+    if num_workers == 1 or num_files <= FEW:
+        pool = ThreadPoolExecutor(num_workers)
+    else:
+        # not forks of this process, which has threads
+        context = multiprocessing.get_context("forkserver")
+        pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the main process, and silences Pillow's warnings about metadata and large images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+
+
+def decode_files(found: Sequence[Found], image_size: int, background: str) -> Batch:
+    """Decodes files one after another as the training does; damaged ones become problems."""
+    pixels, known = np.empty((len(found), image_size, image_size, 3), np.uint8), formats()
+    problems = [each.problem or problem_of(each.path) for each in found]
+    for index, each in enumerate(found):
+        if not problems[index]:
+            problems[index] = decode_into(pixels[index], Path(each.path), known, background).failure
+    files = [Found(each.path, problem) for each, problem in zip(found, problems, strict=True)]
+    return Batch(files, pixels[[not problem for problem in problems]])
+
+
+def problem_of(path: str) -> str:
+    """Returns why a path cannot hold an image, or an empty text: opening a pipe would wait for its other end."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return str(error.strerror)
+    except ValueError as error:  # for a name with a zero byte
+        return str(error)
+    if not stat.S_ISREG(status.st_mode):
+        return "no regular file"
+    return "" if status.st_size else "the file is empty"
