@@ -45,8 +45,8 @@ def resize(pixels: Tensor, size: int) -> Tensor:
     """Resizes images to a square as Pillow's bilinear filter does, which decodes the images of a training.
 
     Like Pillow it resizes along the rows, then along the columns, and rounds both times to whole grey levels. Some
-    pixels differ by one level: Pillow's weights have 22 bits, those here are float32, and Pillow begins with the
-    columns of narrow images.
+    pixels differ by a level, hardly any by two: Pillow's weights have 22 bits, those here are float32, and Pillow
+    begins with the columns of narrow images.
 
     Args:
         pixels: whole numbers from 0 to 255 in float32, (n, 3, h, w); unchanged if they are of that size already.

@@ -18,7 +18,7 @@ from cifar_resnets.support.imports import import_attribute
 Images = NDArray[np.uint8]
 
 TOLERANCE = 1e-4  # of probabilities
-MOST_LEVELS = 2  # grey levels by which a pixel that the graph has resized may differ from Pillow's
+MOST_LEVELS = 2  # grey levels by which a pixel may differ from Pillow's: one of each rounding in `graph.resize`
 SCALES = ((0.6, 0.85), (1.3, 1.75), (3.1, 2.2))  # of height and width
 MOST_RESIZED = 64  # images of each scale
 BATCH_SIZE = 100
@@ -60,7 +60,7 @@ def prove(run: Runner, classifier: TrainedClassifier, images: Images, raw: bool,
     """Compares an exported file with the classifier that it was made from.
 
     Images of the network's size have to give the checkpoint's probabilities. Images of other sizes have to give those
-    of the preprocessing that was exported, `graph.resize`, and its pixels have to be Pillow's but for a grey level.
+    of the preprocessing that was exported, `graph.resize`, and its pixels have to be Pillow's but for `MOST_LEVELS`.
 
     Args:
         run: runs the file.
@@ -100,7 +100,9 @@ def _compare_resized(classifier: TrainedClassifier, images: Images) -> Resized:
     ours = resize(torch.from_numpy(images).permute(0, 3, 1, 2).float(), size).permute(0, 2, 3, 1).numpy()
     levels = np.abs(ours - pillow)
     if levels.max() > MOST_LEVELS:
-        raise _refusal(f"a pixel that it has resized differs by {levels.max():.0f} grey levels, allowed are 2")
+        raise _refusal(
+            f"a pixel that it has resized differs by {levels.max():.0f} grey levels, allowed are {MOST_LEVELS}"
+        )
     both = (_probabilities(classifier, each) for each in (ours.astype(np.uint8), pillow))
     return Resized(len(images), int(levels.max()), float((levels > 0).mean()), float(np.abs(np.subtract(*both)).max()))
 
