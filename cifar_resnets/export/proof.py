@@ -100,9 +100,7 @@ def _compare_resized(classifier: TrainedClassifier, images: Images) -> Resized:
     ours = resize(torch.from_numpy(images).permute(0, 3, 1, 2).float(), size).permute(0, 2, 3, 1).numpy()
     levels = np.abs(ours - pillow)
     if levels.max() > MOST_LEVELS:
-        raise _refusal(
-            f"a pixel that it has resized differs by {levels.max():.0f} grey levels, allowed are {MOST_LEVELS}"
-        )
+        raise _refusal(f"a resized pixel differs by {levels.max():.0f} grey levels, allowed are {MOST_LEVELS}")
     both = (_probabilities(classifier, each) for each in (ours.astype(np.uint8), pillow))
     return Resized(len(images), int(levels.max()), float((levels > 0).mean()), float(np.abs(np.subtract(*both)).max()))
 
