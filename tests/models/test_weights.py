@@ -519,7 +519,7 @@ def test_an_evaluation_takes_no_other_weights_than_the_checkpoints(cli, recipe, 
         ({"acc": 0.5}, "public.pth has no state dict"),
         (
             one_stage(num_classes=100).state_dict(),
-            "public.pth has a head of 100 classes, the network has 10: give data",
+            "public.pth has a head of 100 classes, the network has 10: ",
         ),
     ],
     ids=["missing", "empty", "code", "no state dict", "classes"],
@@ -544,7 +544,7 @@ STATISTICS = ["--data.mean", str(MEAN), "--data.std", str(STD)]
 
 
 @pytest.fixture
-def public(tmp_path):
+def untested(tmp_path):
     """A public trainer's network of ten classes, and the arguments that name its file, ours and the data."""
     network = one_stage().eval()
     saved({"state_dict": prefixed(network.state_dict(), "module."), "best_prec1": 91.7}, tmp_path / "public.th")
@@ -552,8 +552,8 @@ def public(tmp_path):
     return network, ["--model.weights", "public.th", *ours, "--data", "Digits"]
 
 
-def test_public_weights_are_tested_and_predicted_with(cli, public):
-    network, arguments = public
+def test_public_weights_are_tested_and_predicted_with(cli, untested):
+    network, arguments = untested
     images, labels = Digits().load("test")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
@@ -581,8 +581,8 @@ def test_public_weights_are_tested_and_predicted_with(cli, public):
     assert read_json(Path("logs/cifar_resnet20/version_2/test.json"))["correct"] == tested["correct"]
 
 
-def test_what_public_weights_do_not_say_is_said(cli, public):
-    _, arguments = public
+def test_what_public_weights_do_not_say_is_said(cli, untested):
+    _, arguments = untested
     result = cli("validate", *arguments, "--explain", "null")
     assert (result.status, result.err) == (0, "")
     assert "normalised by the training images' statistics, give --data.mean and --data.std for others" in result.out
@@ -591,8 +591,8 @@ def test_what_public_weights_do_not_say_is_said(cli, public):
     assert result.status == 0 and "weights: " not in result.out and "lr_min" in result.out, result
 
 
-def test_some_of_the_classes_of_public_weights_are_tested(cli, public):
-    _, arguments = public
+def test_some_of_the_classes_of_public_weights_are_tested(cli, untested):
+    _, arguments = untested
     some = [*arguments, "--data.classes", "[3, 5]", "--explain", "null"]
     names = ["--model.class_names", str(list(range(10)))]
     result = cli("test", *some)
@@ -606,12 +606,12 @@ def test_some_of_the_classes_of_public_weights_are_tested(cli, public):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_no_random_network_is_ever_evaluated(cli, public, command):
+def test_no_random_network_is_ever_evaluated(cli, untested, command):
     for arguments in ([], ["--data", "Digits"], ["--data", "Digits", "--model.weights", "null"]):
         result = cli(command, *arguments)
         assert (result.status, result.err.count("\n")) == (2, 1)
         assert f"{command}: --ckpt_path is missing, give the checkpoint of a fit, or other weights as" in result.err
     Path("later.yaml").write_text("model: {weights: null}\n")
-    result = cli(command, *public[1], "-c", "later.yaml")
+    result = cli(command, *untested[1], "-c", "later.yaml")
     assert result.status == 2 and "--ckpt_path is missing" in result.err
     assert not Path("logs").exists()
