@@ -6,7 +6,7 @@ From the repository's folder, on a machine that does nothing else:
     python scripts/benchmark.py trainer --network cifar_resnet18 --accelerator gpu --precision bf16-mixed
     taskset -c 1 python scripts/benchmark.py steps --threads 1
     python scripts/benchmark.py networks --batch-sizes 128 1024
-    python scripts/benchmark.py memory | checkpoints | explanations | heatmaps | lr_finder | start_up
+    python scripts/benchmark.py memory | checkpoints | explanations | heatmaps | lr_finder | predictions | start_up
     python scripts/benchmark.py time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/gpu.yaml
 """
 
@@ -32,6 +32,7 @@ from benchmarks import (
     lr_finder,
     memory,
     networks,
+    predictions,
     start_up,
     steps,
     time_to_accuracy,
@@ -53,6 +54,7 @@ PARTS: dict[str, ModuleType] = {
     "explanations": explanations,
     "heatmaps": heatmaps,
     "lr_finder": lr_finder,
+    "predictions": predictions,
     "start_up": start_up,
     "time_to_accuracy": time_to_accuracy,
 }

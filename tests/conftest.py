@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support import Result, write_images
+from support import TINY, Result, write_images
 
 from cifar_resnets.__main__ import main
 
@@ -58,6 +59,19 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny network with `model.tta`, trained on `image_folder`; outside of a run's folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = TINY.partition("data:")[0].replace("model:", "model:\n  tta: [mirror, shift1]")
+    data = f"{{root: {image_folder}, image_size: 16, batch_size: 8, eval_batch_size: 10}}"
+    trainer = f"{{accelerator: cpu, max_epochs: 2, default_root_dir: {folder}}}"
+    recipe = f"{model}data: {{class_path: ImageFolder, init_args: {data}}}\ntrainer: {trainer}\nexplain: null"
+    (folder / "recipe.yaml").write_text(recipe)
+    main(["fit", "-c", str(folder / "recipe.yaml")])
+    return shutil.copy(folder / "tiny/version_0/checkpoints/best.ckpt", folder / "best.ckpt")
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,25 @@
-"""The Python examples of README.md, run as they are printed."""
+"""The Python examples of README.md and the commands about a trained network, run as they are printed."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import io
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from image_samples import noise, save
-from support import TINY, Result
+from support import Result
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-CLASSES = ("frog", "ship")
-RECIPE = TINY.replace("class_path: Digits", "class_path: ImageFolder").replace(
-    "batch_size: 40, num_train: 200", "root: images, batch_size: 4"
-)
 
 
 def example(word: str) -> str:
@@ -42,33 +40,51 @@ def test_networks_are_registered_by_the_import_that_is_printed() -> None:
 
 
 @pytest.fixture
-def trained(cli: Callable[..., Result], tmp_path: Path) -> Path:
-    """A folder with `best.ckpt` and `photos`, which are the test images."""
-    for split, num in (("train", 8), ("test", 1)):
-        for kind, name in enumerate(CLASSES):
-            for number in range(num):
-                pixels = noise(40, 50, 3) // 2
-                pixels[..., kind] += 100
-                path = tmp_path / "images" / split / name / (f"{name}.jpg" if split == "test" else f"{number}.png")
-                save(path, pixels)
-    (tmp_path / "recipe.yaml").write_text(RECIPE + "explain: null\n")
-    assert cli("fit", "-c", "recipe.yaml").status == 0
-    shutil.copy(tmp_path / "logs/tiny/version_0/checkpoints/best.ckpt", tmp_path)
-    (tmp_path / "photos").mkdir()
-    for name in CLASSES:
-        shutil.copy(tmp_path / f"images/test/{name}/{name}.jpg", tmp_path / "photos")
+def used(checkpoint: Path, cli: Callable[..., Result], tmp_path: Path) -> Path:
+    """A folder with `best.ckpt` and the images that the section about a trained network names."""
+    shutil.copy(checkpoint, tmp_path / "best.ckpt")
+    for name in ("cat.jpg", "photos/a.jpg", "photos/deep/b c.jpg", "more/x/d.png"):
+        save(tmp_path / name, noise(40, 50, 3))
     return tmp_path
 
 
-def test_a_checkpoint_gives_the_probabilities_of_predict(trained: Path, cli: Callable[..., Result]) -> None:
-    assert cli("predict", "--ckpt_path", "best.ckpt", "--name", "again").status == 0
-    (written,) = trained.glob("logs/*/version_*/predictions.csv")
-    rows = list(csv.DictReader(written.open(newline="")))
-    found: dict = {}
-    exec(example("load_from_checkpoint"), found)
-    expected = [[float(row[f"p({name})"]) for name in CLASSES] for row in rows]
-    assert found["classifier"].class_names == [*CLASSES]
-    np.testing.assert_allclose(found["probabilities"].numpy(), expected, atol=2e-6)
+def test_the_commands_about_a_trained_network(
+    used: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = README.partition("## Use a trained network\n")[2].partition("\n## ")[0]
+    one, several, piped = re.findall(r"^    (.*cifar-resnets predict .*)$", section, re.MULTILINE)
+    line = cli(*shlex.split(one, comments=True)[1:]).out
+    assert re.fullmatch(r"cat\.jpg: \w+ [\d.]+ %, \w+ [\d.]+ %\n", line)  # as the comment has it
+    assert cli(*shlex.split(several)[1:]).status == 0
+    (written,) = used.glob("logs/*/version_0/predictions.csv")
+    paths = [row["path"] for row in csv.DictReader(written.open(newline=""))]
+    assert paths == ["photos/a.jpg", "photos/deep/b c.jpg", "more/x/d.png"]
+    assert len(list((used / "heat").iterdir())) == 3 and written.with_suffix(".html").exists()
+    find, _, command = piped.partition(" | ")
+    found = subprocess.run(shlex.split(find), capture_output=True, check=True).stdout
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(found)))
+    rows = json.loads(cli(*shlex.split(command)[1:]).out)
+    assert sorted(row["path"] for row in rows) == ["photos/a.jpg", "photos/deep/b c.jpg"]
+
+
+@pytest.mark.process
+def test_a_trained_network_is_used_from_python_without_lightning(used: Path) -> None:
+    before = """
+import numpy as np
+from PIL import Image
+pil_image = Image.open("photos/a.jpg")
+array = np.asarray(pil_image)
+"""
+    after = """
+import sys
+assert "lightning" not in sys.modules and len(prediction.probabilities) == 3
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", before + example("load") + after], cwd=used, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and lines[1] == lines[2] and re.match(r"(red|green|blue) [\d.]+ \{'blue': ", lines[0])
 
 
 @pytest.mark.parametrize("call", re.findall(r"`(\w+)\([^`]*\)` from\s+`([\w.]+)`", README), ids="from ".join)

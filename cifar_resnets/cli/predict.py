@@ -20,13 +20,14 @@ Predict the classes of images with a trained network: files of any format and
 size, folders at any depth, patterns, lists. Each image is prepared as in the
 training, and its probabilities are those of `cifar-resnets test`.
 
-Without an image, a list or -, predict writes the probabilities of all classes
-for the test images of a data source; its keys are those of `cifar-resnets test`."""
+Without an image, a list or -, predict writes the probabilities of the test
+images of a data source; its keys are those of `cifar-resnets test`."""
 EXAMPLES = """
   cifar-resnets predict cat.jpg --ckpt_path best.ckpt
-  cifar-resnets predict photos/ 'more/**/*.png' --ckpt_path best.ckpt --heatmaps heat
-  find /data -name '*.jpg' -print0 | cifar-resnets predict - --ckpt_path best.ckpt --json
-  cifar-resnets predict --ckpt_path best.ckpt         # the test images of its data
+  cifar-resnets predict photos 'more/**/*.png' --ckpt_path best.ckpt
+  cifar-resnets predict photos --ckpt_path best.ckpt --heatmaps heat --tta
+  find . -name '*.jpg' -print0 | cifar-resnets predict - --ckpt_path best.ckpt
+  cifar-resnets predict --ckpt_path best.ckpt        # the test images
 """
 TABLE, SHEET = "predictions.csv", "predictions.html"
 MOST_IN_TABLE = 20  # images that a terminal shows

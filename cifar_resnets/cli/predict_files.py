@@ -29,6 +29,8 @@ from cifar_resnets.runs.run_dir import RECORD, check_writable, claim_run_dir, na
 from cifar_resnets.support.atomic_file import replacing
 from cifar_resnets.support.text import printable
 
+RANKS = {0: "predicted", 1: "2nd", 2: "3rd"}  # headings of the table
+
 
 class Output(Protocol):
     """Takes rows as they come."""
@@ -178,7 +180,7 @@ def _table(rows: Sequence[Row], top_k: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("image", overflow="fold")
     for rank in range(top_k):
-        table.add_column("predicted" if rank == 0 else f"{rank + 1}", overflow="fold")
+        table.add_column(RANKS.get(rank, f"{rank + 1}th"), overflow="fold")
         table.add_column("%", justify="right", no_wrap=True)
     for row in rows:
         top = [] if row.prediction is None else row.prediction.top(top_k)

@@ -187,8 +187,11 @@ def _network(content: Mapping[str, Any], path: Path, size: int, trust: Collectio
     if ":" in name and name not in trust:
         what = f"{path}: the checkpoint names the network {short(name)} of another package, whose code would run"
         raise CheckpointError(f"{what}; if you trust it, give --trust {short(name)}, in Python trust=[{short(name)!r}]")
-    with torch.random.fork_rng(devices=[]):
-        network = create_network(name, num_classes, hparams.get("network_args"))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = create_network(name, num_classes, hparams.get("network_args"))
+    except ConfigurationError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     state = content["state_dict"]
     weights = {key.removeprefix(PREFIX): state[key] for key in state if key.startswith(PREFIX)}
     _check_fits(network, weights, path)
