@@ -21,19 +21,18 @@ def by_pillow(images: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [32, 48])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_pixels_are_those_of_pillow_but_for_some_rounding(shape: tuple[int, int], size: int) -> None:
+def test_pixels_are_those_of_pillow_but_for_a_level_in_tall_images(shape: tuple[int, int], size: int) -> None:
     images = random_images(2, *shape)
-    ours = resize(torch.from_numpy(images).permute(0, 3, 1, 2).float(), size).permute(0, 2, 3, 1).numpy()
+    ours = resize(torch.from_numpy(images), size).numpy()
     difference = np.abs(ours - by_pillow(images, size))
-    assert difference.max() <= MOST_LEVELS
-    assert (difference > 1).mean() < 0.01
-    # a quarter where Pillow begins with the columns, which are here the second
-    assert (difference > 0).mean() < (0.3 if shape[0] > shape[1] else 0.05)
+    is_tall = shape[0] - size > 2 * max(shape[1] - size, 0)  # Pillow 13 then begins with the columns
+    assert difference.max() <= (MOST_LEVELS if is_tall else 0)
+    assert (difference > 0).mean() < 0.3
 
 
 def test_an_image_of_the_networks_size_is_not_changed() -> None:
-    pixels = torch.from_numpy(random_images(3, 32, 32)).permute(0, 3, 1, 2).float()
-    assert torch.equal(resize(pixels, 32), pixels)
+    images = torch.from_numpy(random_images(3, 32, 32))
+    assert torch.equal(resize(images, 32), images.float())
 
 
 def test_probabilities_of_images_of_the_networks_size_are_those_of_a_test() -> None:

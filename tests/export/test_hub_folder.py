@@ -26,7 +26,7 @@ def test_timm_builds_the_network_with_its_weights(tmp_path: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(network(images), classifier.network(images), atol=1e-5, rtol=0)
     found = timm.data.resolve_model_data_config(network)
-    assert (found["mean"], found["std"], found["input_size"]) == (tuple(MEAN), tuple(STD), (3, 32, 32))
+    assert [list(found[name]) for name in ("mean", "std", "input_size")] == [MEAN, STD, [3, 32, 32]]
     assert network.pretrained_cfg["label_names"] == list(classifier.class_names)
     assert json.loads((tmp_path / "net/config.json").read_text())["model_args"] == TINY_NETWORK
     assert load_file(tmp_path / "net/model.safetensors").keys() == classifier.network.state_dict().keys()
