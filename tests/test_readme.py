@@ -18,6 +18,9 @@ import pytest
 from image_samples import noise, save
 from support import Result
 
+from cifar_resnets.cli.checkpoint_args import given_checkpoint
+from cifar_resnets.cli.export import _parser as export_parser
+
 README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
@@ -65,6 +68,15 @@ def test_the_commands_about_a_trained_network(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(found)))
     rows = json.loads(cli(*shlex.split(command)[1:]).out)
     assert sorted(row["path"] for row in rows) == ["photos/a.jpg", "photos/deep/b c.jpg"]
+
+
+def test_the_commands_about_exports_and_public_weights_are_parsed() -> None:
+    section = README.partition("## Use a trained network\n")[2].partition("\n## ")[0].replace("\\\n", "")
+    exports = re.findall(r"^    cifar-resnets export (.*)$", section, re.MULTILINE)
+    found = [export_parser().parse_args(shlex.split(each, comments=True)) for each in exports]
+    assert [each.format for each in found] == ["onnx", "torch_export", "safetensors"]
+    (command,) = re.findall(r"^    cifar-resnets (test .*)$", section, re.MULTILINE)
+    assert given_checkpoint(shlex.split(command)).checkpoint is None
 
 
 @pytest.mark.process

@@ -3,10 +3,11 @@
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_resnets.inference.classifier import TrainedClassifier
+
+ONE = 2**22  # Pillow's weights are whole numbers, of which one line's add up to this
 
 
 class ImagesToProbabilities(nn.Module):
@@ -16,7 +17,7 @@ class ImagesToProbabilities(nn.Module):
         classifier: the trained network with its preprocessing; it is copied.
     """
 
-    mean: Tensor  # (3, 1, 1), on the scale 0 to 255
+    mean: Tensor  # (3,), on the scale 0 to 255
     std: Tensor
 
     def __init__(self, classifier: TrainedClassifier) -> None:
@@ -25,12 +26,12 @@ class ImagesToProbabilities(nn.Module):
         self.image_size = classifier.image_size
         for name in ("mean", "std"):
             values = torch.tensor(getattr(classifier, name), dtype=torch.float64).mul(255).float()
-            self.register_buffer(name, values[:, None, None])
+            self.register_buffer(name, values)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps uint8 images (n, h, w, 3) to probabilities, float32 (n, num_classes)."""
-        pixels = resize(images.permute(0, 3, 1, 2).float(), self.image_size)
-        logits = self.network((pixels - self.mean) / self.std)
+        pixels = resize(images, self.image_size)
+        logits = self.network(((pixels - self.mean) / self.std).permute(0, 3, 1, 2))
         probabilities: Tensor = logits.float().softmax(dim=1)
         return probabilities
 
@@ -41,16 +42,36 @@ def network_of(classifier: TrainedClassifier) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """Resizes images to a square as Pillow's bilinear filter does, which decodes the images of a training.
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resizes images to a square as Pillow's bilinear filter does, by which the images of a training are decoded.
 
-    Like Pillow it resizes along the rows, then along the columns, and rounds both times to whole grey levels. What
-    differs is by one level: Pillow's weights have 22 bits, and those here are float32.
+    Like Pillow it resizes along the rows, then along the columns, with weights and sums of whole numbers, and rounds
+    both times to whole grey levels. Numbers as large are exact in float64, so that every runtime computes the same. Of
+    tall images some pixels differ from Pillow's by a level: it begins with the columns where that saves time.
+
+    Source: `src/libImaging/Resample.c` of Pillow, `precompute_coeffs` and `normalize_coeffs_8bpc`.
 
     Args:
-        pixels: whole numbers from 0 to 255 in float32, (n, 3, h, w); unchanged if they are of that size already.
+        images: uint8 (n, h, w, 3).
         size: height and width of the result.
+
+    Returns:
+        Whole numbers from 0 to 255 in float32, (n, size, size, 3); the images themselves if they are of that size.
     """
-    rows = F.interpolate(pixels, (pixels.shape[2], size), mode="bilinear", antialias=True)
-    both = F.interpolate((rows + 0.5).floor(), (size, size), mode="bilinear", antialias=True)
-    return (both + 0.5).floor()
+    num, height, width, channels = images.shape
+    rows = _rounded(_weights(width, size) @ images.double())
+    both = _rounded(_weights(height, size) @ rows.reshape(num, height, size * channels))
+    return both.reshape(num, size, size, channels).float()
+
+
+def _weights(length: int, size: int) -> Tensor:
+    """Returns the weights (size, length) of the pixels of a line for each of the result, in parts of `ONE`."""
+    pixels = torch.arange(length, dtype=torch.float64)
+    scale = (pixels[-1:] + 1) / size  # a tensor, so that the length stays variable
+    centres = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale
+    weights = (1 - ((pixels - centres + 0.5) * (1 / scale.clamp(min=1))).abs()).clamp(min=0)
+    return (weights / weights.sum(dim=1, keepdim=True) * ONE + 0.5).floor()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    return ((sums + ONE / 2) / ONE).floor()

@@ -1,7 +1,6 @@
 """Exports a classifier to one file: an ONNX model, or a program of torch.export; and runs such files again."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -22,7 +21,6 @@ from cifar_resnets.inference.classifier import TrainedClassifier
 
 Runner = Callable[[NDArray[Any]], NDArray[Any]]  # a batch of inputs to its outputs
 
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18  # of ONNX: the first whose Resize is antialiased
 METADATA = "cifar_resnets.json"  # file with the metadata in a program of torch.export
 EXAMPLE_SIZE = (40, 56)  # pixels of the images that a graph is traced with: no two sizes in it are equal by chance
@@ -40,9 +38,8 @@ def export_onnx(classifier: TrainedClassifier, raw: bool = False, dynamic_batch:
         The content of the file; its metadata are those of `metadata`.
 
     Raises:
-        ConfigurationError: when packages are missing, or the exporter cannot follow the network.
+        ConfigurationError: when the exporter cannot follow the network.
     """
-    check_onnx()
     module, images, shapes = _inputs(classifier, raw, dynamic_batch)
     output = "logits" if raw else "probabilities"
     with _quiet("onnx"):
@@ -120,13 +117,6 @@ def metadata(classifier: TrainedClassifier, raw: bool = False) -> dict[str, str]
     }
 
 
-def check_onnx() -> None:
-    """Raises ConfigurationError when a package is missing that an export to ONNX takes."""
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigurationError(f"--format onnx: {', '.join(missing)} is not installed: pip install .[export]")
-
-
 def _inputs(classifier: TrainedClassifier, raw: bool, dynamic_batch: bool) -> tuple[nn.Module, Tensor, dict[int, Any]]:
     """Returns what is exported, an input to trace it with, and the dimensions of the input that may change."""
     num = 2 if dynamic_batch else 1  # one image would be taken for a constant
@@ -144,7 +134,11 @@ def _quiet(kind: str) -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             yield
     except Exception as error:  # the exporters raise many kinds
         if memory_error(error):

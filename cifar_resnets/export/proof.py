@@ -1,7 +1,7 @@
 """Proves an export: run again, it has to give the probabilities of the checkpoint."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_resnets.errors import CheckpointError, UserError
+from cifar_resnets.export.graph import ImagesToProbabilities, resize
 from cifar_resnets.export.programs import Runner
 from cifar_resnets.inference.classifier import OWN_SOURCES, TrainedClassifier
 from cifar_resnets.support.imports import import_attribute
 
 Images = NDArray[np.uint8]
 
-TOLERANCE = 1e-4  # of probabilities, for images of the network's size
-RESIZED_TOLERANCE = 0.02  # for images that are resized: some pixels differ by a grey level, see `graph.resize`
+TOLERANCE = 1e-4  # of probabilities
+MOST_LEVELS = 2  # grey levels by which a pixel may differ from Pillow's, in tall images: see `graph.resize`
 SCALES = ((0.6, 0.85), (1.3, 1.75), (3.1, 2.2))  # of height and width
 MOST_RESIZED = 64  # images of each scale
 BATCH_SIZE = 100
@@ -25,23 +26,41 @@ BATCH_SIZE = 100
 
 @dataclass(frozen=True)
 class Proof:
-    """How an export compares with its checkpoint.
+    """How an export compares with its checkpoint; the predicted class is the same for all images.
 
     Args:
-        num_images: of the network's size; the predicted class is the same for all.
-        difference: the largest one of a probability.
-        num_resized: images of other sizes; 0 where the preprocessing is not inside.
-        resized_difference: likewise, against an image that Pillow has resized.
+        num_images: of the network's size.
+        difference: the largest one of a probability, of all images.
+        resized: how images of other sizes compare; None where the preprocessing is not inside.
     """
 
     num_images: int
     difference: float
-    num_resized: int = 0
-    resized_difference: float = 0.0
+    resized: "Resized | None" = None
+
+
+@dataclass(frozen=True)
+class Resized:
+    """How images that the graph resizes compare with those that Pillow resizes, as the decoder of the training does.
+
+    Args:
+        num_images: of sizes that are not the network's.
+        levels: the largest difference of a pixel in grey levels.
+        pixels: part of the pixels that differ, from 0 to 1.
+        difference: the largest one of a probability that comes of it.
+    """
+
+    num_images: int
+    levels: int
+    pixels: float
+    difference: float
 
 
 def prove(run: Runner, classifier: TrainedClassifier, images: Images, raw: bool, dynamic_batch: bool) -> Proof:
     """Compares an exported file with the classifier that it was made from.
+
+    Images of the network's size have to give the checkpoint's probabilities. Images of other sizes have to give those
+    of the preprocessing that was exported, `graph.resize`, and its pixels have to be Pillow's but for `MOST_LEVELS`.
 
     Args:
         run: runs the file.
@@ -51,20 +70,39 @@ def prove(run: Runner, classifier: TrainedClassifier, images: Images, raw: bool,
         dynamic_batch: whether it takes more than one image.
 
     Raises:
-        CheckpointError: when a predicted class is another one, or a probability differs by more than is allowed.
+        CheckpointError: when a predicted class is another one, or a probability or pixel differs by more than allowed.
     """
     size = BATCH_SIZE if dynamic_batch else 1
     expected = _probabilities(classifier, images)
     if raw:
         found = _in_batches(lambda batch: _softmax(run(classifier.normalize(batch).contiguous().numpy())), images, size)
-        return Proof(len(images), _compare(found, expected, TOLERANCE))
-    difference = _compare(_in_batches(run, images, size), expected, TOLERANCE)
-    differences, num = [], 0
-    for other in other_sizes(images):
-        reference = _probabilities(classifier, resized(other, (classifier.image_size, classifier.image_size)))
-        differences.append(_compare(_in_batches(run, other, size), reference, RESIZED_TOLERANCE))
-        num += len(other)
-    return Proof(len(images), difference, num, max(differences))
+        return Proof(len(images), _compare(found, expected))
+    differences = [_compare(_in_batches(run, images, size), expected)]
+    parts = []
+    for others in other_sizes(images):
+        differences.append(_compare(_in_batches(run, others, size), _in_graph(classifier, others)))
+        parts.append(_compare_resized(classifier, others))
+    num, levels, pixels, difference = (list(each) for each in zip(*map(astuple, parts), strict=True))
+    together = Resized(sum(num), max(levels), float(np.mean(pixels)), max(difference))
+    return Proof(len(images), max(differences), together)
+
+
+def _in_graph(classifier: TrainedClassifier, images: Images) -> NDArray[Any]:
+    """Computes probabilities with the preprocessing that is exported, before it is."""
+    module = ImagesToProbabilities(classifier).eval()
+    with torch.inference_mode():
+        return _in_batches(lambda batch: module(torch.from_numpy(batch)).numpy(), images, BATCH_SIZE)
+
+
+def _compare_resized(classifier: TrainedClassifier, images: Images) -> Resized:
+    size = classifier.image_size
+    pillow = resized(images, (size, size))
+    ours = resize(torch.from_numpy(images), size).numpy()
+    levels = np.abs(ours - pillow)
+    if levels.max() > MOST_LEVELS:
+        raise _refusal(f"a resized pixel differs by {levels.max():.0f} grey levels, allowed are {MOST_LEVELS}")
+    both = (_probabilities(classifier, each) for each in (ours.astype(np.uint8), pillow))
+    return Resized(len(images), int(levels.max()), float((levels > 0).mean()), float(np.abs(np.subtract(*both)).max()))
 
 
 def other_sizes(images: Images) -> Iterator[Images]:
@@ -94,21 +132,20 @@ def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
     return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
-def _compare(found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> float:
-    """Returns the largest difference of a probability; raises CheckpointError if it, or a class, is another one."""
+def _compare(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Returns the largest difference of a probability; raises CheckpointError for a large one, or another class."""
     if found.shape != expected.shape or not np.isfinite(found).all():
-        raise CheckpointError("--ckpt_path: the exported network gives no probabilities, nothing is written")
+        raise _refusal("it gives no probabilities")
     difference = float(np.abs(found - expected).max())
-    two = np.sort(expected, axis=1)[:, -2:]
-    # within twice the tolerance either class may come first
-    is_clear = two[:, 1] - two[:, 0] > (2 * tolerance if tolerance > TOLERANCE else 0)
-    others = int((found.argmax(axis=1) != expected.argmax(axis=1))[is_clear].sum())
-    if others or difference > tolerance:
-        what = f"{others} of {len(found):,} classes are others, a probability differs by {difference:.2g}"
-        raise CheckpointError(
-            f"--ckpt_path: the exported network is another one ({what}, allowed is {tolerance:g}), nothing is written"
-        )
+    others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    if others or difference > TOLERANCE:
+        what = f"{others:,} of {len(found):,} classes are others, and a probability differs by {difference:.2g}"
+        raise _refusal(f"{what}, allowed is {TOLERANCE:g}")
     return difference
+
+
+def _refusal(what: str) -> CheckpointError:
+    return CheckpointError(f"--ckpt_path: the exported network is not the checkpoint's: {what}; nothing is written")
 
 
 def proof_images(

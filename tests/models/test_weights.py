@@ -1,6 +1,8 @@
 """Weights of public trainers in our networks: the same outputs, or one line that says why not."""
 
 import collections
+import csv
+import hashlib
 import io
 import pickle
 import sys
@@ -15,10 +17,11 @@ import torch.nn.functional as F
 import torchvision
 import yaml
 from safetensors.torch import save_file
-from support import TINY, read_json
+from support import TINY, TINY_NETWORK, read_json
 from torch import nn
 
 from cifar_resnets.classifier import ImageClassifier
+from cifar_resnets.data.digits import Digits
 from cifar_resnets.errors import CheckpointError
 from cifar_resnets.models.weights import load_weights
 
@@ -514,7 +517,10 @@ def test_an_evaluation_takes_no_other_weights_than_the_checkpoints(cli, recipe, 
         (b"", "public.pth is damaged"),
         (Payload(), "public.pth holds Python objects (io.open)"),
         ({"acc": 0.5}, "public.pth has no state dict"),
-        (one_stage(num_classes=100).state_dict(), "fc.weight: file (100, 8), network (10, 8)"),
+        (
+            one_stage(num_classes=100).state_dict(),
+            "public.pth has a head of 100 classes, the network has 10: ",
+        ),
     ],
     ids=["missing", "empty", "code", "no state dict", "classes"],
 )
@@ -528,4 +534,84 @@ def test_a_refusal_is_one_line_with_status_4(cli, recipe, tmp_path, content, cul
     assert (result.status, result.err.count("\n")) == (4, 1), result.err
     assert culprit in result.err
     assert "weights: " in result.err
+    assert not Path("logs").exists()
+
+
+# Evaluations without a checkpoint.
+
+MEAN, STD = [0.2, 0.3, 0.4], [0.4, 0.3, 0.2]
+STATISTICS = ["--data.mean", str(MEAN), "--data.std", str(STD)]
+
+
+@pytest.fixture
+def untested(tmp_path):
+    """A public trainer's network of ten classes, and the arguments that name its file, ours and the data."""
+    network = one_stage().eval()
+    saved({"state_dict": prefixed(network.state_dict(), "module."), "best_prec1": 91.7}, tmp_path / "public.th")
+    ours = ["--model.network", "cifar_resnet20", "--model.network_args", str(TINY_NETWORK)]
+    return network, ["--model.weights", "public.th", *ours, "--data", "Digits"]
+
+
+def test_public_weights_are_tested_and_predicted_with(cli, untested):
+    network, arguments = untested
+    images, labels = Digits().load("test")
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    with torch.inference_mode():
+        probabilities = network((pixels - mean) / std).softmax(dim=1).numpy()
+
+    result = cli("test", *arguments, *STATISTICS)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("weights: public.th\n") and "statistics" not in result.out
+    folder = Path("logs/cifar_resnet20/version_0")
+    tested = read_json(folder / "test.json")
+    assert tested["correct"] == int((probabilities.argmax(axis=1) == labels).sum())
+    assert tested["checkpoint"] == "public.th"
+    digest = hashlib.sha256(Path("public.th").read_bytes()).hexdigest()
+    assert read_json(folder / "run.json")["weights"] == {"file": "public.th", "sha256": digest}
+    assert "public.th" in (folder / "report.html").read_text()
+    assert np.load(folder / "gallery.npz")["heat_predicted"].any()
+
+    assert cli("predict", *arguments, *STATISTICS).status == 0
+    rows = list(csv.DictReader(Path("logs/cifar_resnet20/version_1/predictions.csv").open()))
+    found = [[float(row[f"p({digit})"]) for digit in range(10)] for row in rows]
+    np.testing.assert_allclose(found, probabilities, atol=2e-6)
+    again = cli("test", "-c", str(folder / "config.yaml"), "--explain", "null")
+    assert again.status == 0
+    assert read_json(Path("logs/cifar_resnet20/version_2/test.json"))["correct"] == tested["correct"]
+
+
+def test_what_public_weights_do_not_say_is_said(cli, untested):
+    _, arguments = untested
+    result = cli("validate", *arguments, "--explain", "null")
+    assert (result.status, result.err) == (0, "")
+    assert "normalised by the training images' statistics, give --data.mean and --data.std for others" in result.out
+    assert "validation images that are drawn from the training images may have been trained on" in result.out
+    result = cli("find-lr", *arguments, "--num_steps", "20", "--data.batch_size", "16")
+    assert result.status == 0 and "weights: " not in result.out and "lr_min" in result.out, result
+
+
+def test_some_of_the_classes_of_public_weights_are_tested(cli, untested):
+    _, arguments = untested
+    some = [*arguments, "--data.classes", "[3, 5]", "--explain", "null"]
+    names = ["--model.class_names", str(list(range(10)))]
+    result = cli("test", *some)
+    assert (result.status, result.err.count("\n")) == (4, 1)
+    assert "has a head of 10 classes, the network has 2: " in result.err
+    result = cli("test", *some, *names)
+    assert (result.status, result.err.count("\n")) == (2, 1) and "data.mean: " in result.err
+    result = cli("test", *some, *names, *STATISTICS)
+    assert (result.status, result.err) == (0, "")
+    assert "evaluated on 2 of the network's 10 classes: 3, 5" in result.out
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_random_network_is_ever_evaluated(cli, untested, command):
+    for arguments in ([], ["--data", "Digits"], ["--data", "Digits", "--model.weights", "null"]):
+        result = cli(command, *arguments)
+        assert (result.status, result.err.count("\n")) == (2, 1)
+        assert f"{command}: --ckpt_path is missing, give the checkpoint of a fit, or other weights as" in result.err
+    Path("later.yaml").write_text("model: {weights: null}\n")
+    result = cli(command, *untested[1], "-c", "later.yaml")
+    assert result.status == 2 and "--ckpt_path is missing" in result.err
     assert not Path("logs").exists()
