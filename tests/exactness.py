@@ -23,12 +23,14 @@ model:
   network: cifar_resnet20
   network_args: {depths: [2], widths: [8], stem_width: 8, drop_path_rate: 0.3}
   lr: 0.05
+  class_weights: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
   schedule: {class_path: OneCycle, init_args: {lr_min: found}}
 data:
   class_path: Digits
   init_args:
     batch_size: 40
     num_train: 200
+    balance: true
     augment: {crop_padding: 2, flip: true, cutout_size: 6, mixup_alpha: 0.4}
 last_checkpoint: {every_n_steps: 1}
 trainer:

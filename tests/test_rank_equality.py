@@ -28,6 +28,7 @@ from cifar_resnets.training.schedules import OneCycle, Schedule, Step
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
 TOLERANCE = 1e-9
+MODEL = ("network", "network_args", "optimizer", "class_weights")  # keys of the model
 FULL = Augmentation(crop_padding=2, cutout_size=3)  # and the flip
 
 
@@ -56,11 +57,11 @@ class FinalState(pl.Callback):
 
 def ten_steps(folder: Path, ranks: int, schedule: Schedule, synchronised: bool, **changes: Any) -> list[dict]:
     """Weights and buffers of each rank after ten steps of 40 images, in float64."""
-    module_changes = {key: changes.pop(key) for key in ("network", "network_args", "optimizer") if key in changes}
+    module_changes = {key: changes.pop(key) for key in MODEL if key in changes}
     torch.manual_seed(0)
     arguments = {"network_args": TINY_NETWORK, "schedule": schedule, "lr": 0.1} | module_changes
     module = ImageClassifier(Digits().class_names, **arguments)
-    data = Digits(batch_size=40, num_train=200, augment=FULL, seed=3)
+    data = Digits(batch_size=40, num_train=200, augment=FULL, seed=3, balance=changes.pop("balance", False))
     arguments = {"sync_batchnorm": True, "plugins": [BatchNormSync()]} if synchronised else {}
     arguments |= {"max_steps": 10, "precision": "64-true", "limit_val_batches": 0}
     run = trainer(*changes.pop("callbacks", []), FinalState(folder), ranks=ranks, **arguments | changes)
@@ -94,10 +95,11 @@ def test_ranks_that_synchronise_batch_norm_train_as_one(tmp_path, ranks, schedul
     "changes",
     [
         {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
+        {"accumulate_grad_batches": 2, "class_weights": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "balance": True},
         {"network": "test_efficientnet", "network_args": {"drop_path_rate": 0.0}},
         {"network": "cifar_resnet20", "network_args": TINY_NETWORK | {"shortcut": "C"}, "optimizer": "AdamW"},
     ],
-    ids=["accumulated and clipped", "timm's activated layers", "AdamW"],
+    ids=["accumulated and clipped", "weights of the classes", "timm's activated layers", "AdamW"],
 )
 def test_so_does_any_other_recipe(tmp_path, changes):
     (alone,) = ten_steps(tmp_path, 1, SCHEDULES[1], synchronised=True, **changes)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cifar_resnets.callbacks.collectors import OutputCollector, Outputs, image_names
 from cifar_resnets.callbacks.predictions import write_csv
-from cifar_resnets.callbacks.publish import garbage_collected, has_tensorboard, is_due, output_dir, publish
+from cifar_resnets.callbacks.publish import garbage_collected, has_pictures, is_due, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import require
 from cifar_resnets.evaluation import calibration as numbers
@@ -92,7 +92,7 @@ class EvaluationWriter(pl.Callback):
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Gathers the outputs of all ranks, which all call it; the first one draws and writes."""
         folder, outputs = output_dir(trainer, self.run_dir), self._collector.pop(trainer)
-        if not trainer.is_global_zero or (folder is None and not has_tensorboard(trainer)):
+        if not trainer.is_global_zero or (folder is None and not has_pictures(trainer)):
             return
         assert isinstance(module, ImageClassifier)
         stage = "test" if trainer.testing else "val"

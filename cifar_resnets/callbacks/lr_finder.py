@@ -21,7 +21,7 @@ from rich.progress import Progress
 from cifar_resnets.callbacks.exact_resume import Continuation
 from cifar_resnets.callbacks.lr_range_test import range_test
 from cifar_resnets.callbacks.progress import print_line
-from cifar_resnets.callbacks.publish import has_tensorboard, output_dir, publish
+from cifar_resnets.callbacks.publish import has_pictures, output_dir, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError, SearchError, require
 from cifar_resnets.figures.lr_range_test import Plan, plot_search
@@ -159,7 +159,7 @@ class LRFinder(pl.Callback):
             return
         if folder is not None:
             write_csv(folder / "lr_finder.csv", search)
-        if search.is_long_enough and has_tensorboard(trainer):
+        if search.is_long_enough and has_pictures(trainer):
             publish(trainer, None, "lr_finder", self.figure(module, search), 0)
 
 

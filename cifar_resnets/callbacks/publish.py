@@ -1,4 +1,4 @@
-"""Decides when figures are made, and publishes them: in TensorBoard under a tag, and as files beside the logs."""
+"""Decides when figures are made, and publishes them: to the loggers under a tag, and as files beside the logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image, ImageOps
 
 from cifar_resnets.callbacks.progress import num_epochs
@@ -57,9 +57,9 @@ def output_dir(trainer: pl.Trainer, run_dir: Path | None) -> Path | None:
     return run_dir
 
 
-def has_tensorboard(trainer: pl.Trainer) -> bool:
-    """Returns whether a picture would be seen in TensorBoard."""
-    return any(isinstance(each, TensorBoardLogger) for each in trainer.loggers)
+def has_pictures(trainer: pl.Trainer) -> bool:
+    """Returns whether a logger shows pictures."""
+    return any(isinstance(each, (TensorBoardLogger, WandbLogger, MLFlowLogger)) for each in trainer.loggers)
 
 
 def publish(
@@ -70,27 +70,34 @@ def publish(
     step: int | None = None,
     height: int = 0,
 ) -> None:
-    """Shows a picture in TensorBoard, and writes it as `figures/<tag>.png`, which replaces an earlier one.
+    """Shows a picture in the loggers, and writes it as `figures/<tag>.png`, which replaces an earlier one.
 
     Args:
         trainer: provides the loggers; only rank 0 may call this.
         folder: see `output_dir`; no file is written if None.
-        tag: the name in TensorBoard, for example `val_confusion/matrix`.
+        tag: the name in the loggers, for example `val_confusion/matrix`.
         picture: a figure, or an RGB image.
         step: of the weights that it shows; the newest if not given.
-        height: least height of the image in TensorBoard, in pixels: the pictures of a tag should have one size.
+        height: least height of the image in the loggers, in pixels: the pictures of a tag should have one size.
     """
     image = picture if isinstance(picture, Image.Image) else to_image(picture)
+    padded = ImageOps.expand(image, (0, 0, 0, max(0, height - image.height)), "white")
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            at = trainer.global_step if step is None else step
-            padded = ImageOps.expand(image, (0, 0, 0, max(0, height - image.height)), "white")
-            logger.experiment.add_image(tag, np.asarray(padded), at, dataformats="HWC")
+        _show(logger, tag, padded, trainer.global_step if step is None else step)
     if folder is not None:
         path = folder / "figures" / f"{tag.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             image.save(file, "PNG")
+
+
+def _show(logger: Logger, tag: str, image: Image.Image, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, np.asarray(image), step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(tag, [image], step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, image, key=tag, step=step)
 
 
 def write_gallery(path: Path, gallery: Gallery, layers: Iterable[str], method: str) -> None:

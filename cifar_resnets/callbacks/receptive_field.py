@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from cifar_resnets.callbacks.publish import has_tensorboard, publish
+from cifar_resnets.callbacks.publish import has_pictures, publish
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import require
@@ -36,14 +36,14 @@ class ReceptiveField(pl.Callback):
         """Refuses layers that cannot be drawn before the first step."""
         assert isinstance(pl_module, ImageClassifier)
         follow_layers(pl_module.network, self._images(trainer)[0].shape, self.layers)
-        if not has_tensorboard(trainer):
-            logger.warning("ReceptiveField: there is no TensorBoardLogger, so there will be no figure")
+        if not has_pictures(trainer):
+            logger.warning("ReceptiveField: no logger shows pictures, so there will be no figure")
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the figure with the weights of the last step."""
         assert isinstance(pl_module, ImageClassifier)
-        if has_tensorboard(trainer):
+        if has_pictures(trainer):
             images = self._images(trainer).to(pl_module.device)
             publish(trainer, None, "receptive_field", plot_fields(pl_module.network, images, self.layers))
 

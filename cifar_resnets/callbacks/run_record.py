@@ -12,12 +12,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_resnets import __version__
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.errors import ConfigurationError, one_line
 from cifar_resnets.runs.run_dir import RECORD, read_start
 from cifar_resnets.support.atomic_file import replacing
 
@@ -72,7 +73,7 @@ class RunRecord(SaveConfigCallback):
             if isinstance(logger, TensorBoardLogger):
                 _show_in_hparams_tab(logger, parameters)
             elif not isinstance(logger, CSVLogger):  # which would only write config.yaml once more
-                logger.log_hyperparams(parameters)
+                _log_in_tracker(logger, {**parameters, "run_dir": str(self.run_dir)})
 
 
 def write_record(run_dir: Path, more: Mapping[str, Any], checkpoint: Path | None) -> None:
@@ -138,6 +139,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
         else:
             flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return flat
+
+
+def _log_in_tracker(logger: Logger, parameters: dict[str, Any]) -> None:
+    """Logs the hyperparameters; raises ConfigurationError if the tracker, which begins its run now, cannot."""
+    try:
+        logger.log_hyperparams(parameters)
+    except Exception as error:  # a package of others may raise anything: no account, no network, a damaged database
+        raise ConfigurationError(f"trainer.logger: {type(logger).__name__}: {one_line(error)}") from error
 
 
 def _show_in_hparams_tab(logger: TensorBoardLogger, parameters: dict[str, Any]) -> None:

@@ -191,7 +191,7 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
     check_callbacks(_classes(_value(values, "trainer.callbacks"), "trainer.callbacks"))
     check_best(values.get("checkpoint") or {})
     is_balanced = _value(values, "model.class_weights") == "balanced"
-    if command == "fit" and is_balanced and _value(values, "data.init_args.balance"):
+    if command in ("fit", "find_lr") and is_balanced and _value(values, "data.init_args.balance"):
         remedy = "leave one of them out"
         raise ConfigurationError(f"model.class_weights: data.balance true shows each class equally often: {remedy}")
     if command == "fit" and _value(values, "model.schedule.init_args.lr_min") == "found":

@@ -75,6 +75,7 @@ def test_what_a_network_starts_from_is_not_done_again(tmp_path: Path) -> None:
     content = yaml.safe_load(recipe("{max_epochs: 2}", text))
     content["model"] |= {"network": "cifar_speednet", "network_args": {"widths": [8, 8], "depth": 1}}
     content["model"] |= {"init": ["whiten", "dirac"], "norm_bias_scale": 8.0, "tta": ["mirror", "shift1"], "fast": True}
+    content["model"]["class_weights"], content["data"]["init_args"]["balance"] = "balanced", False
     assert killed_and_resumed(tmp_path, yaml.safe_dump(content), "on_train_batch_end", 7) == []
 
 

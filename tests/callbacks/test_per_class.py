@@ -30,6 +30,12 @@ def test_test_time_augmentation_is_a_line_of_its_own() -> None:
     assert any("all, by model.tta" in line and "95.00 %" in line and " 19 " in line for line in lines)
 
 
+def test_balanced_accuracy_and_macro_f1_are_below_all() -> None:
+    *_, balanced, f1, _ = shown(["cat", "dog"], [[8, 2], [0, 5]])
+    assert "balanced accuracy" in balanced and " 90.00 % " in balanced
+    assert "macro F1" in f1 and " 86.11 % " in f1  # of 16 / 18 and 10 / 12
+
+
 def test_a_class_without_images_has_a_dash() -> None:
     lines = shown(["cat", "dog"], [[8, 2], [0, 0]])
     assert any("dog" in line and "│        - │" in line for line in lines)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from cifar_resnets.callbacks.progress import EpochBar, EpochLines, duration, epoch_line
+from cifar_resnets.callbacks.progress import EpochBar, EpochLines, duration, epoch_line, weights_line
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 
@@ -26,6 +26,10 @@ def test_line_of_the_last_epoch_without_validation() -> None:
 def test_line_fits_a_terminal() -> None:
     metrics = {"train/loss": torch.tensor(123.4), "train/acc": torch.tensor(1.0), "val/acc": torch.tensor(1.0)}
     assert len(epoch_line(100, 200, metrics, 12345.6, 86400 * 3)) <= 80
+
+
+def test_line_of_the_weights_of_the_classes() -> None:
+    assert weights_line([0.52631, 5.5, 1], ["cat", "d\x1bg", "bee"]) == r"class weights: 0.526 (cat) to 5.5 (d\x1bg)"
 
 
 @pytest.mark.parametrize(

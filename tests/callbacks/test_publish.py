@@ -15,19 +15,57 @@ import numpy as np
 import pytest
 from finder_runs import digits, foreign, small, trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnets.callbacks.publish import (
     garbage_collected,
+    has_pictures,
     is_due,
     output_dir,
     publish,
     write_arrays,
 )
 from cifar_resnets.figures.gallery import Gallery, draw_gallery, gallery_height
+
+
+class Tracker(WandbLogger):
+    """Notes what it is to show; the package is not needed."""
+
+    def __init__(self) -> None:
+        self.shown = []
+
+    def log_image(self, key, images, step=None, **kwargs) -> None:
+        self.shown.append((key, [image.size for image in images], step))
+
+
+class Database(MLFlowLogger):
+    """The same, for MLflow."""
+
+    run_id = "run"
+
+    def __init__(self) -> None:
+        self.shown = []
+        self.client = SimpleNamespace(log_image=lambda *args, **kwargs: self.shown.append((*args, kwargs)))
+
+    experiment = property(lambda self: self.client)
+
+
+def test_trackers_show_the_pictures_too() -> None:
+    loggers = [Tracker(), Database()]
+    run, image = SimpleNamespace(loggers=loggers, global_step=9), Image.new("RGB", (30, 20))
+    assert has_pictures(run)
+    publish(run, None, "val_confusion/matrix", image)
+    publish(run, None, "gallery", image, step=4, height=50)
+    assert loggers[0].shown == [("val_confusion/matrix", [(30, 20)], 9), ("gallery", [(30, 50)], 4)]
+    assert [(run, tag) for run, _, tag in loggers[1].shown] == [
+        ("run", {"key": "val_confusion/matrix", "step": 9}),
+        ("run", {"key": "gallery", "step": 4}),
+    ]
+    assert not has_pictures(SimpleNamespace(loggers=[CSVLogger("a")]))
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

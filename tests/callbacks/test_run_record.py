@@ -80,7 +80,15 @@ def test_hparams_tab_and_tags(cli: Callable[..., Result], tmp_path: Path) -> Non
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
     columns = [info.name.tag for info in experiment.metric_infos]
-    assert columns == ["val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc"]
+    assert columns == [
+        "val/acc_best",
+        "test/acc",
+        "test/acc_balanced",
+        "test/f1_macro",
+        "val/loss",
+        "test/loss",
+        "val/acc",
+    ]
     assert set(columns) - {"val/acc_best"} <= set(events.Tags()["scalars"])  # that is of Dashboard
     # as tensorboard/plugins/hparams/backend_context.py sorts them
     infos = sorted(experiment.hparam_infos, key=lambda info: (not info.differs, info.name))

@@ -191,6 +191,17 @@ def test_null_is_refused_where_a_class_does_not_take_it() -> None:
     check_values("fit", {"data": {"class_path": "no.such.Class", "init_args": {"a": None}}})
 
 
+def test_rare_classes_are_not_balanced_twice() -> None:
+    data = spec(CIFAR10, balance=True)
+    both = {"model": {"class_weights": "balanced"}, "data": data}
+    for command in ("fit", "find_lr"):
+        line = refusal(check_values, command, both)
+        assert line == "model.class_weights: data.balance true shows each class equally often: leave one of them out"
+    check_values("test", both)
+    check_values("fit", {"model": {"class_weights": [1.0] * 10}, "data": data})
+    check_values("fit", {"model": {"class_weights": "balanced"}, "data": spec(CIFAR10, balance=False)})
+
+
 class Own(LRFinder):
     """A finder of a user's own."""
 

@@ -225,6 +225,24 @@ def test_the_last_incomplete_batch_is_left_out_and_no_image_comes_twice(batch_si
     assert len(set(torch.cat(labels).tolist())) == num_batches * batch_size
 
 
+def test_a_balanced_epoch_is_as_long_the_same_on_ranks_and_resumed_where_it_was():
+    labels = torch.arange(NUM) % 9 // 6  # six images of one class to three of the other
+    changes = {"batch_size": 8, "mean": MEAN, "std": STD, "seed": 3, "num_classes": 2, "balance": True}
+
+    def balanced(**more) -> TrainLoader:
+        return TrainLoader(random_images(), labels, augmentation=FULL, **changes | more)
+
+    alone = at_epoch(balanced(), 2)
+    assert len(alone) == len(at_epoch(train_loader(), 2)) == 4
+    assert abs(torch.cat([labels for _, labels in alone]).float().mean() - 0.5) < 0.1
+    ranks = [at_epoch(balanced(rank=rank, world_size=2), 2) for rank in (0, 1)]
+    joined = [tuple(torch.cat(parts) for parts in zip(*pair, strict=True)) for pair in zip(*ranks, strict=True)]
+    assert equal(joined, alone)
+    resumed = balanced()
+    resumed.load_state_dict({"done": 3})
+    assert equal(at_epoch(resumed, 2), alone[3:])
+
+
 def test_a_loader_that_repeats_has_the_same_batches_in_each_epoch():
     changing = Augmentation(crop_padding=2, cutout_size=3, alternating_flip=True, mixup_alpha=0.5)
     loader, plain = train_loader(changing, repeats=True), train_loader(changing)

@@ -8,8 +8,17 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 from support import Synchronisations, needs_gpu
+from torchmetrics.classification import MulticlassF1Score
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
@@ -58,6 +67,27 @@ def test_all_figures_are_those_of_scikit_learn_over_uneven_batches(classes):
     np.testing.assert_allclose(found.class_accuracy, recall, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "labels, predicted",
+    [
+        ([0] * 50 + [1] * 5 + [2], [0] * 40 + [1] * 13 + [2, 0, 2]),
+        ([0, 0, 1, 1], [0, 1, 1, 1]),  # no image of class 2, and none predicted
+        ([0, 0, 1, 1], [0, 2, 1, 1]),  # none, but one predicted
+        ([0, 0, 2, 2], [0, 0, 0, 0]),  # one that is never predicted
+        ([1, 1], [0, 0]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_and_macro_f1_are_those_of_scikit_learn_and_torchmetrics(labels, predicted):
+    found = Evaluation(0.0, torch.tensor(confusion_matrix(labels, predicted, labels=range(3))), None)
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-12)
+    torchs = MulticlassF1Score(3, average="macro")(torch.tensor(predicted), torch.tensor(labels))
+    assert found.macro_f1 == pytest.approx(torchs.item(), rel=1e-6)
+    report = found.to_dict("abc")
+    assert (report["balanced_accuracy"], report["macro_f1"]) == (found.balanced_accuracy, found.macro_f1)
+
+
 def test_half_precision_logits_are_measured_in_single_precision():
     batches = [(logits.bfloat16(), labels) for logits, labels in random_batches(10)]
     logits, labels = together(batches)
@@ -96,6 +126,7 @@ def test_each_figure_has_its_tag():
     found = evaluate(random_batches(6), 6)
     scalars = found.scalars("test", "abcdef")
     figures = {"test/loss": found.loss, "test/acc": found.accuracy, "test/acc_top5": found.top5}
+    figures |= {"test/acc_balanced": found.balanced_accuracy, "test/f1_macro": found.macro_f1}
     per_class = zip("abcdef", found.class_accuracy, strict=True)
     assert scalars == figures | {f"test_class_acc/{name}": value for name, value in per_class}
 

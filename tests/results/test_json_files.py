@@ -30,10 +30,19 @@ def test_an_evaluation(tmp_path: Path) -> None:
     found = read_evaluation(tmp_path / "test.json")
     assert (found.total.correct, found.total.images, found.total.accuracy) == (8, 10, 0.8)
     assert (found.loss, found.top5, found.checkpoint) == (None, None, "")
+    assert (found.balanced_accuracy, found.macro_f1) == (0.8, figures["macro_f1"])
     cat, dog = found.classes
     assert cat.interval is not None
     assert 0 < cat.interval[0] < 0.8 < cat.interval[1] < 1
     assert (dog.name, dog.accuracy, dog.interval, dog.images) == ("dog", None, None, 0)
+
+
+def test_an_evaluation_of_version_0_1_0(tmp_path: Path) -> None:
+    figures = Evaluation(0.5, torch.tensor([[8, 2], [0, 0]]), None).to_dict(["cat", "dog"])
+    del figures["balanced_accuracy"], figures["macro_f1"]
+    (tmp_path / "test.json").write_text(json.dumps({"checkpoint": "None", **figures}))
+    found = read_evaluation(tmp_path / "test.json")
+    assert (found.total.accuracy, found.balanced_accuracy, found.macro_f1) == (0.8, None, None)
 
 
 def test_a_record(tmp_path: Path) -> None:
