@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support import TINY, Result
+from processes import Process
+from support import PLAIN, Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -43,7 +41,7 @@ LINE = re.compile(r"^learning rate: (\S+) \(valley of 50 steps\), from (\S+)$", 
 
 
 def write_recipes(folder: Path) -> None:
-    for name, text in (("tiny", TINY), ("cycle", CYCLE), ("finder", FINDER), ("bare", BARE)):
+    for name, text in (("tiny", PLAIN), ("cycle", CYCLE), ("finder", FINDER), ("bare", BARE)):
         (folder / f"{name}.yaml").write_text(text)
 
 
@@ -222,19 +220,16 @@ def test_nothing_found_leaves_the_configured_rate(cli: Run, tmp_path: Path) -> N
 @pytest.mark.process
 def test_a_run_that_is_killed_while_it_searches_leaves_no_more_than_any_other(tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
-    command = [sys.executable, "-m", "cifar_resnets", "fit", *SEARCHED, "--trainer.callbacks.num_steps", "20000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = Process("fit", *SEARCHED, "--trainer.callbacks.num_steps", "20000", cwd=tmp_path)
+    output = {path.name for path in tmp_path.iterdir()} - before
     run = tmp_path / "logs/tiny/version_0"
-    while not (run / "config.yaml").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    process.wait_for((run / "config.yaml").exists)
     time.sleep(2)  # the range test has begun by now
-    assert process.poll() is None
-    process.kill()
-    out, _ = process.communicate()
-    assert (process.returncode, out) == (-signal.SIGKILL, "")
-    assert {path.name for path in tmp_path.iterdir()} == before | {"logs"}
+    assert process.is_alive
+    process.signal(signal.SIGKILL)
+    result = process.wait()
+    assert (result.status, result.out) == (128 + signal.SIGKILL, "")
+    assert {path.name for path in tmp_path.iterdir()} == before | output | {"logs"}
     assert [path.name for path in (tmp_path / "logs").rglob("version_*")] == ["version_0"]
     names = sorted(path.name.partition(".out.")[0] for path in run.rglob("*"))
     assert names == ["checkpoints", "config.yaml", "events", "run.json"]  # as a run has them before its first step

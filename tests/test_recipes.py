@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
-from support import Result
+from support import WITHOUT_PICTURES, Result
 
 from cifar_resnets.models.shortcuts import SHORTCUTS
 
@@ -83,7 +83,7 @@ def test_the_fast_recipes_train_and_tell_both_accuracies(cli: Callable[..., Resu
     result = cli(
         *("fit", "-c", str(ROOT / f"configs/recipes/{recipe}.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
         *("--data", "Digits", "--data.num_train", "64", "--data.batch_size", "16", "--trainer.max_epochs", "2"),
-        *("--model.network_args", str(narrow), "--explain", "null"),
+        *("--model.network_args", str(narrow), *WITHOUT_PICTURES),
     )
     assert (result.status, result.err) == (0, "")
     assert "test by model.tta" in result.out
@@ -113,7 +113,7 @@ def test_identity_mappings_takes_its_shortcut_as_one_key(cli: Callable[..., Resu
 # Few blocks, and a run that is shorter than the warm-up.
 ONE_STEP = [
     *("-c", str(ROOT / "configs/hardware/cpu.yaml"), "--data", "Digits", "--data.num_train", "64"),
-    *("--data.batch_size", "32"),
+    *("--data.batch_size", "32", *WITHOUT_PICTURES),
     *("--model.network_args.depths", "[1, 1, 1]", "--model.schedule.warmup_epochs", "0", "--trainer.max_steps", "1"),
 ]
 
@@ -141,7 +141,7 @@ def test_a_recipe_runs_from_any_folder_with_any_source(cli: Callable[..., Result
     result = cli(
         *("fit", "-c", str(ROOT / "configs/recipes/resnet20.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
         *("--data", "ImageFolder", "--data.root", str(image_folder), "--data.batch_size", "16"),
-        *("--trainer.max_epochs", "1"),
+        *("--trainer.max_epochs", "1", *WITHOUT_PICTURES),
     )
     assert result.status == 0, result.err
     assert "epoch 1/1 " in result.out

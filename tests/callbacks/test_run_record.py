@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import Result, read_json
+from support import WITHOUT_PICTURES, Result, read_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -52,6 +52,7 @@ def test_hparams_tab_and_tags(cli: Callable[..., Result], tmp_path: Path) -> Non
     result = cli(
         *("fit", "--data", "Digits", "--data.num_train", "60", "--data.batch_size", "30", "--trainer.max_epochs", "2"),
         *("--model.network_args", "{depths: [1], widths: [8], stem_width: 8}", "--model.schedule", "OneCycle"),
+        *WITHOUT_PICTURES,
     )
     assert result.status == 0, result.err
     run = tmp_path / "logs/cifar_resnet20/version_0"
@@ -99,10 +100,10 @@ def test_hparams_tab_and_tags(cli: Callable[..., Result], tmp_path: Path) -> Non
 def test_an_evaluation_has_the_columns_of_a_fit(cli: Callable[..., Result], tmp_path: Path) -> None:
     data = ("--data", "Digits", "--data.num_train", "60", "--data.batch_size", "30")
     network = ("--model.network_args", "{depths: [1], widths: [8], stem_width: 8}")
-    assert cli("fit", *data, *network, "--trainer.max_epochs", "1").status == 0
+    assert cli("fit", *data, *network, "--trainer.max_epochs", "1", *WITHOUT_PICTURES).status == 0
     checkpoint = str(tmp_path / "logs/cifar_resnet20/version_0/checkpoints/best.ckpt")
-    assert cli("validate", "--ckpt_path", checkpoint).status == 0
-    assert cli("test", "--ckpt_path", checkpoint).status == 0
+    assert cli("validate", "--ckpt_path", checkpoint, *WITHOUT_PICTURES).status == 0
+    assert cli("test", "--ckpt_path", checkpoint, *WITHOUT_PICTURES).status == 0
     contents = []
     for version in range(3):
         events = EventAccumulator(str(tmp_path / f"logs/cifar_resnet20/version_{version}")).Reload()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import TINY, Result, read_json, write_images
+from support import TINY, WITHOUT_PICTURES, Result, read_json, write_images
 
 from cifar_resnets.__main__ import main
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
@@ -151,7 +151,7 @@ def test_an_image_that_is_gone(cli: Run, place: Path) -> None:
 def test_images_that_may_have_been_trained_on_are_not_validated_in_silence(
     cli: Run, place: Path, photographs: Path
 ) -> None:
-    validate = ("validate", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), "--explain", "null")
+    validate = ("validate", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), *WITHOUT_PICTURES)
     line = "have changed since the checkpoint was written: some of the validation images may have been trained on\n"
     assert line not in cli(*validate).out
     image = photographs / "images/train/red/3.png"  # where the run has read it, as its checkpoint says
@@ -208,7 +208,7 @@ def correct(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_subset_is_tested_as_a_subset(cli: Run, digits: Path, tmp_path: Path) -> None:
-    test = ("test", "--ckpt_path", str(digits / RUN / "checkpoints/last.ckpt"), "--explain", "null")
+    test = ("test", "--ckpt_path", str(digits / RUN / "checkpoints/last.ckpt"), *WITHOUT_PICTURES)
     assert cli(*test).status == 0
     whole = correct(tmp_path)
     result = cli(*test, "--data.classes=[3,7]")
@@ -220,10 +220,10 @@ def test_a_subset_is_tested_as_a_subset(cli: Run, digits: Path, tmp_path: Path) 
 
 def test_a_test_folder_with_fewer_and_with_more_classes(cli: Run, place: Path) -> None:
     test = ("test", "--ckpt_path", str(RUN / "checkpoints/last.ckpt"), "--data.root", "images")
-    assert cli(*test).status == 0
+    assert cli(*test, *WITHOUT_PICTURES).status == 0
     whole = correct(place)
     shutil.copytree(place / "images/test/red", place / "images/test/ape")
-    result = cli(*test)
+    result = cli(*test, *WITHOUT_PICTURES)
     assert (result.status, result.err) == (0, ""), result
     assert "are left out: ape\n" in result.out
     assert correct(place) == whole
@@ -238,5 +238,5 @@ def test_a_test_folder_with_fewer_and_with_more_classes(cli: Run, place: Path) -
     assert correct(place) == {"blue": (0, 0), "green": (0, 0), "red": whole["red"]}
     (place / "images/test/red").rename(place / "images/test/scarlet")
     refused(cli(*test), 2, "(blue, green, red)", "(scarlet)", "--model.class_names")
-    assert cli(*test, "--model.class_names=[blue, green, scarlet]").status == 0
+    assert cli(*test, "--model.class_names=[blue, green, scarlet]", *WITHOUT_PICTURES).status == 0
     assert correct(place)["scarlet"] == whole["red"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,30 @@ from typing import Any
 import pytest
 import torch
 from processes import run
-from support import TINY, Result
+from support import PLAIN, WITHOUT_PICTURES, Result
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.runs import checkpoint_file, checkpoint_io
 
 Run = Callable[..., Result]
+pytestmark = pytest.mark.process
 CHECKPOINTS = "logs/tiny/version_0/checkpoints"
 ONCE = ["hashed", "unpickled", "loaded"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch, in another process."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "r.yaml").write_text(PLAIN)
+    assert run("fit", "-c", "r.yaml", cwd=folder).status == 0
+    return folder
+
+
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trains a run of one epoch in another process; returns the list of what happens to checkpoints in this one."""
-    (tmp_path / "r.yaml").write_text(TINY + "explain: null\n")
-    assert run("fit", "-c", "r.yaml", cwd=tmp_path).status == 0
+def calls(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Copies that run; returns the list of what happens to checkpoints."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     found: list[str] = []
 
     def note(owner: Any, name: str, text: Callable[..., str | None]) -> None:
@@ -72,7 +82,7 @@ def test_auto_reads_a_damaged_file_and_then_the_next(calls: list[str], cli: Run)
 
 def test_the_rates_of_a_resumed_fit_are_set_once(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finder = "{accelerator: cpu, callbacks: [{class_path: LRFinder, init_args: {num_steps: 50, min_lr: 0.001}}], "
-    (tmp_path / "r.yaml").write_text(TINY.replace("{accelerator: cpu, ", finder) + "explain: null\n")
+    (tmp_path / "r.yaml").write_text(PLAIN.replace("{accelerator: cpu, ", finder))
     assert run("fit", "-c", "r.yaml", cwd=tmp_path).status == 0
     found: list[float] = []
     monkeypatch.setattr(ImageClassifier, "set_rates", lambda self, lr, lr_min=None: found.append(lr))
@@ -85,6 +95,7 @@ def test_the_rates_of_a_resumed_fit_are_set_once(cli: Run, tmp_path: Path, monke
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_an_evaluation(command: str, calls: list[str], cli: Run) -> None:
-    result = cli(command, "--ckpt_path", f"{CHECKPOINTS}/best.ckpt")
+    pictures = () if command == "test" else WITHOUT_PICTURES
+    result = cli(command, "--ckpt_path", f"{CHECKPOINTS}/best.ckpt", *pictures)
     assert (result.status, result.err) == (0, "")
     assert calls == ["best.ckpt", *ONCE]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import TINY, Result, shell
+from support import PLAIN, Result, shell
 
 Run = Callable[..., Result]
 METHODS = ("valley", "steep", "minimum", "slide")
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def tiny(tmp_path: Path) -> tuple[str, str]:
     """The arguments that name a recipe."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(PLAIN)
     return ("-c", "tiny.yaml")
 
 

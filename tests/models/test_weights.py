@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 import yaml
 from safetensors.torch import save_file
-from support import TINY, TINY_NETWORK, read_json
+from support import PLAIN, TINY, TINY_NETWORK, WITHOUT_PICTURES, read_json
 from torch import nn
 
 from cifar_resnets.classifier import ImageClassifier
@@ -459,7 +459,7 @@ RUN = Path("logs/tiny/version_0")
 
 @pytest.fixture
 def recipe(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(PLAIN)
     return ["-c", "tiny.yaml"]
 
 
@@ -479,7 +479,7 @@ def test_fit_starts_from_the_weights_and_the_checkpoint_stands_alone(cli, recipe
     assert "weights" not in checkpoint["hyper_parameters"]
     assert ImageClassifier.load_from_checkpoint(best, weights_only=True).class_names == list(map(str, range(10)))
 
-    assert cli("test", "--ckpt_path", best).status == 0
+    assert cli("test", "--ckpt_path", best, *WITHOUT_PICTURES).status == 0
     again = read_json(Path("logs/tiny/version_1/test.json"))
     assert again["correct"] == read_json(RUN / "test.json")["correct"]
     assert cli("fit", *recipe, *frozen, "--ckpt_path", last, "--trainer.max_epochs", "2").status == 0
@@ -507,7 +507,7 @@ def test_an_evaluation_takes_no_other_weights_than_the_checkpoints(cli, recipe, 
     result = cli(command, "--ckpt_path", best, "--model.weights", "other.pth")
     assert (result.status, result.err.count("\n")) == (2, 1)
     assert f"model.weights: {command} reads --ckpt_path alone" in result.err
-    assert cli(command, "--ckpt_path", best, "--model.weights", "null").status == 0
+    assert cli(command, "--ckpt_path", best, "--model.weights", "null", *WITHOUT_PICTURES).status == 0
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def test_numbers_of_a_damaged_run_are_drawn_or_left_out(
     values: tuple[float, float], places: tuple[float, float]
 ) -> None:
     curve = Curve(np.array(places), np.array(values))
-    for rate in (0.1, 1e308, 5e-324):
-        run = Run(Path("a"), "a", history={"val/loss": curve, "lr": curve}, search=[(curve, curve)])
+    run = Run(Path("a"), "a", history={"val/loss": curve, "lr": curve}, search=[(curve, curve)])
+    assert len(training_panels([run])) in (0, 2)
+    for rate in (0.1, 1e308, 5e-324):  # which the search's panel alone marks
         run.config["model"] = {"lr": rate}
-        assert len(training_panels([run])) in (0, 2)
         search_panel(run)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import Result, read_json
+from support import WITHOUT_PICTURES, Result, read_json
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.results.comparison import differing_settings
@@ -46,7 +46,7 @@ def test_the_fixture_has_the_former_names() -> None:
 
 
 def test_a_checkpoint_is_tested_with_the_same_accuracy(cli: Run, one_thread: None) -> None:
-    result = cli("test", "--ckpt_path", BEST)
+    result = cli("test", "--ckpt_path", BEST, *WITHOUT_PICTURES)
     assert (result.status, result.err) == (0, "")
     [run] = Path("logs").glob("*/version_0")
     assert read_json(run / "test.json")["correct"] == 110
@@ -56,7 +56,7 @@ def test_a_checkpoint_is_tested_with_the_same_accuracy(cli: Run, one_thread: Non
 
 def test_a_checkpoint_is_resumed_and_what_it_does_not_hold_is_said(cli: Run, tmp_path: Path) -> None:
     config = str(FORMER / "config.yaml")
-    result = cli("fit", "-c", config, "--ckpt_path", LAST, "--trainer.max_epochs", "3")
+    result = cli("fit", "-c", config, "--ckpt_path", LAST, "--trainer.max_epochs", "3", *WITHOUT_PICTURES)
     assert (result.status, result.err) == (0, "")
     assert "going on after step 128 of 192" in result.out
     assert "the run's length 128 -> 192 steps\n" in result.out

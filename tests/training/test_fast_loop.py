@@ -58,12 +58,14 @@ for _hook in (*HOOKS, "on_validation_start"):  # each of them, as a callback of 
 
 def fit(*callbacks: pl.Callback, fast: bool, ranks: int = 1, cls: type[ImageClassifier] = ImageClassifier,
         ckpt_path: Any = None, **changes: Any) -> pl.Trainer:  # fmt: skip
-    """Two epochs of five steps of 40 images, in float64, with dropout, clipping and a validation within the epoch."""
+    """Two epochs of five steps of 8 images, in float64, with dropout, clipping and a validation within the epoch."""
     pl.seed_everything(0, verbose=False)
-    data = Digits(batch_size=40, num_train=200, augment=Augmentation(crop_padding=2, cutout_size=3), seed=3)
+    augment = Augmentation(crop_padding=2, cutout_size=3)
+    data = Digits(batch_size=8, num_train=40, eval_batch_size=16, augment=augment, seed=3)
     network_args = {**TINY_NETWORK, "drop_rate": 0.2}
     module = cls(data.class_names, network_args=network_args, schedule=OneCycle(), lr=0.1, fast=fast)
-    settings = {"max_epochs": 2, "precision": "64-true", "val_check_interval": 3, "gradient_clip_val": 0.5, **changes}
+    settings = {"max_epochs": 2, "precision": "64-true", "val_check_interval": 3, "limit_val_batches": 2,
+                "gradient_clip_val": 0.5, **changes}  # fmt: skip
     fitter = trainer(*callbacks, ranks=ranks, **settings)
     fitter.fit(module, data, ckpt_path=ckpt_path)
     return fitter
@@ -138,7 +140,8 @@ def test_only_what_does_something_is_called() -> None:
 def test_a_profiler_sees_every_hook_and_without_one_there_is_no_context(fast: bool) -> None:
     fitter = fit(fast=fast, profiler=SimpleProfiler())
     assert len(fitter.profiler.recorded_durations["[LightningModule]ImageClassifier.on_train_batch_start"]) == 10
-    assert fit(fast=fast).profiler.profile("a hook") is fit(fast=fast).profiler.profile("another one")
+    without = fit(fast=fast).profiler
+    assert without.profile("a hook") is without.profile("another one")
 
 
 class Moody(ImageClassifier):
@@ -213,7 +216,7 @@ class Rows(DummyLogger):
         self.rows: list[Any] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.rows.append((step, dict(metrics)))
+        self.rows.append((step, repr(metrics)))  # in which NaN, of a class without images, is equal to itself
 
 
 @pytest.mark.parametrize("cls", [Moody, OwnStep, OwnClipping, OwnOptimizer, LogsSteps, Stops])
@@ -229,7 +232,7 @@ def test_modules_of_ones_own(cls: type[ImageClassifier]) -> None:
     assert diaries[0].lines == diaries[1].lines
     assert ordinary.callback_metrics.keys() == fast_one.callback_metrics.keys()
     for name, value in ordinary.callback_metrics.items():
-        assert torch.equal(value, fast_one.callback_metrics[name]), name
+        torch.testing.assert_close(value, fast_one.callback_metrics[name], rtol=0, atol=0, equal_nan=True)
     assert len(rows[0].rows) > 2 and rows[0].rows == rows[1].rows
 
 
@@ -288,6 +291,7 @@ class Final(pl.Callback):
         torch.save(pl_module.state_dict(), self.folder / f"{pl_module.hparams['fast']}-{trainer.global_rank}.pt")
 
 
+@pytest.mark.process
 def test_two_ranks(tmp_path: Path) -> None:
     for fast in (False, True):
         fit(Final(tmp_path), fast=fast, ranks=2)
