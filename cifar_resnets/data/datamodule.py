@@ -26,6 +26,7 @@ Split = Literal["train", "test", "val"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
+PATHS = ("root", "split_file")  # parameters of sources
 DEFAULT_AUGMENTATION = Augmentation()
 _require = functools.partial(require, "data")
 
@@ -182,8 +183,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         values = {name: getattr(self, name) for name in parameters_of(type(self))}
         values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
         del values["seed"]  # the run's, see `seed_everything`
-        if isinstance(root := values.get("root"), str) and not root.startswith("~"):
-            values["root"] = os.path.abspath(root)  # a checkpoint is evaluated in other folders, too
+        for name in PATHS:
+            if isinstance(path := values.get(name), str) and not path.startswith("~"):
+                values[name] = os.path.abspath(path)  # a checkpoint is evaluated in other folders, too
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
 
     def summary(self) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,13 @@ class Cache:
         except OSError as error:
             logger.warning("the decoded images cannot be kept, so every start decodes them: %s", error)
             return (decode() if images is None else images), False
+
+    def keep(self, content: Images) -> None:
+        """Writes the array, if that is possible: it is read from the image files again otherwise."""
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                self._write(content)
 
     def _write(self, images: Images) -> None:
         remove_unfinished(self.path.parent, self.path.name)

@@ -189,7 +189,9 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
-def decode(root: Path, paths: Sequence[str], image_size: int, background: str = "white") -> Images:
+def decode(
+    root: Path, paths: Sequence[str], image_size: int, background: str = "white", folder: Path | None = None
+) -> Images:
     """Decodes image files with a pool of threads.
 
     Args:
@@ -197,6 +199,7 @@ def decode(root: Path, paths: Sequence[str], image_size: int, background: str = 
         paths: of the files.
         image_size: height and width in pixels, to which each image is resized.
         background: color behind transparent pixels.
+        folder: that the images are said to be of; `root` if not given.
 
     Returns:
         uint8 (n, image_size, image_size, 3).
@@ -218,7 +221,7 @@ def decode(root: Path, paths: Sequence[str], image_size: int, background: str = 
         outcomes = list(chain.from_iterable(pool.map(decode_block, range(0, len(paths), _BLOCK))))
     if failures := [(path, outcome.failure) for path, outcome in zip(paths, outcomes, strict=True) if outcome.failure]:
         raise UnreadableImages(root, failures)
-    _log_changes(root / paths[0].split("/")[0], outcomes, image_size)
+    _log_changes(folder or root, outcomes, image_size)
     return images
 
 
