@@ -223,6 +223,8 @@ class ImageFolder(ImageDataModule):
     def _check_folders(self) -> None:
         stage = self.trainer.state.fn if self.trainer else None
         if stage:
+            if self._one_folder and stage != "fit":
+                self._one_folder.require_split_file()  # others would be test images
             self._require_split(_NEEDED[stage.value])
         if self._one_folder is None and {"train", "test"} <= {*self._splits()}:
             self._check_same_classes()

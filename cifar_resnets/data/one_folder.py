@@ -78,6 +78,12 @@ class OneFolder:
             return {}
         return read_split_file(file, self.root, {path for of_class in self.files.values() for path, *_ in of_class})
 
+    def require_split_file(self) -> None:
+        """Raises DataError if the file of splits is given, but missing, although names could decide."""
+        if self._split_file is not None and not self._split_file.exists():
+            remedy = "give --data.split_file where it is now, or null to go by the names alone"
+            raise DataError(f"data.split_file: {self._split_file} is missing: {remedy}")
+
     @functools.cached_property
     def sides(self) -> Sides:
         """The split of each file.
