@@ -17,7 +17,9 @@ from torch import Tensor
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
+from cifar_resnets.data.random_crops import check_crops, whole_images
 from cifar_resnets.data.split import split_indices
+from cifar_resnets.data.statistics import channel_statistics, pretrained_statistics
 from cifar_resnets.errors import ConfigurationError, DataError, require
 from cifar_resnets.support.bounded_yaml import read_by_yaml_as
 from cifar_resnets.support.signature import parameters_of
@@ -46,7 +48,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         num_train: size of a stratified subset of the training images to train on; all if not given.
         classes: use only these classes, relabelled from 0 in the order given; all if not given.
         augment: augmentation of the training images; none if null.
-        mean: per channel, on the scale 0 to 1; of the training images if not given.
+        mean: per channel, on the scale 0 to 1; of the training images if not given; `pretrained` takes mean and
+            standard deviation that timm states for the weights of the network.
         std: per channel, on the scale 0 to 1; of the training images if not given.
         seed: seed of the order and the augmentation of the training images.
 
@@ -64,7 +67,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         num_train: int | None = None,
         classes: list[str | int | float | bool | None] | None = None,
         augment: Augmentation | None = DEFAULT_AUGMENTATION,
-        mean: list[float] | None = None,
+        mean: list[float] | Literal["pretrained"] | None = None,
         std: list[float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -74,11 +77,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "a number from 0 to below 1")
         _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
         _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
-        _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
-        _require(mean is None or all(0 <= v <= 1 for v in mean), "mean", mean, "numbers from 0 to 1")
+        if mean == "pretrained":
+            _require(std is None, "std", std, "none with data.mean pretrained, which stands for both")
+        numbers = None if mean == "pretrained" else mean
+        _require((numbers is None) == (std is None), "mean, std", (mean, std), "both or neither")
+        _require(numbers is None or all(0 <= v <= 1 for v in numbers), "mean", mean, "numbers from 0 to 1")
         _require(std is None or all(0 < v <= 1 for v in std), "std", std, "numbers above 0, at most 1")
         _require(seed >= 0, "seed", seed, "0 or more")
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in (("mean", numbers), ("std", std)):
             _require(values is None or len(values) == 3, name, values, "three numbers: red, green, blue")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -87,7 +93,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.num_train = num_train
         self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as int
         self.augment = augment
-        self.mean = mean
+        self.mean: Any = mean  # numbers after `setup`
         self.std = std
         self.seed = seed
         self.network_classes: list[str] | None = None  # of a network that is evaluated: its labels are in their order
@@ -114,7 +120,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return None
 
     def check_batch_size(self) -> None:
-        """Raises ConfigurationError if the batch is larger than the training set, before any image is decoded."""
+        """Raises ConfigurationError if the batch is larger than the training set, before any image is decoded.
+
+        The same for settings of random crops that have no effect.
+        """
+        check_crops(self.augment, self.takes_crops)
         drawn = self._drawn_fraction
         enough = math.ceil((self.batch_size + len(self.class_names) + 1) / (1 - drawn))
         count = self.count_images("train", enough)
@@ -151,6 +161,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return True
 
     @property
+    def takes_crops(self) -> bool:
+        """Whether training images are random resized crops of larger ones."""
+        return False
+
+    @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images in pixels, after `setup`."""
         images, _ = next(iter(self._sets.values()))
@@ -167,6 +182,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             self._set("train" if stage == "fit" else "val")
         else:
             self._set("test")
+        if self.mean == "pretrained":
+            self.mean, self.std = pretrained_statistics(self.trainer and self.trainer.lightning_module)
         if self.mean is None:
             self.mean, self.std = channel_statistics(self._set("train")[0].numpy())
 
@@ -174,8 +191,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Returns up to `num` normalised training images (n, c, h, w), evenly spaced in the training set."""
         images, labels = self._set("train")
         index = torch.linspace(0, len(images) - 1, min(num, len(images))).long()
-        assert self.mean is not None and self.std is not None
-        loader = EvalLoader(images[index], labels[index], batch_size=num, mean=self.mean, std=self.std)
+        assert isinstance(self.mean, list) and self.std is not None
+        loader = EvalLoader(
+            whole_images(images[index], self.image_shape), labels[index], batch_size=num, mean=self.mean, std=self.std
+        )
         return next(iter(loader))[0]
 
     def describe(self) -> dict[str, Any]:
@@ -203,6 +222,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             augmentation=self.augment or Augmentation(crop_padding=0, flip=False),
             seed=self.seed,
             num_classes=len(self.class_names),
+            crop_size=self.image_shape if self.takes_crops else None,
             repeats=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # of Lightning
             **self._shared,
         )
@@ -251,9 +271,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
         images, labels = self._chosen("train")
-        train, val = split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
-        parts = {"train": train, "val": val}
+        parts = dict(zip(("train", "val"), self._split(labels), strict=True))
         return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
+
+    def _split(self, labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
 
     @property
     def _drawn_fraction(self) -> float:
@@ -261,8 +283,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self.val_fraction
 
     def _chosen(self, split: Split) -> tuple[Images, Labels]:
-        """Reads a split, and selects and relabels the images of the chosen classes."""
-        images, labels = self.load(split)
+        return self._selected(split, *self.load(split))
+
+    def _selected(self, split: Split, images: Images, labels: Labels) -> tuple[Images, Labels]:
+        """Selects and relabels the images of the chosen classes."""
         names, source = self.class_names, list(self.source_classes())
         order = self.network_classes or names
         if not names == source == order:
@@ -274,17 +298,3 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
         # a source may return a view of (n, c, h, w) or BGR images, but torch and the loaders need contiguous memory
         return np.ascontiguousarray(images), labels
-
-
-def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
-    """Computes exact mean and standard deviation per channel of uint8 images (n, h, w, c), on the scale 0 to 1."""
-    values = np.arange(256)
-    mean, std = [], []
-    for channel in range(images.shape[-1]):
-        histogram = np.bincount(images[..., channel].ravel(), minlength=256)
-        centre = float((histogram * values).sum() / histogram.sum())
-        variance = float((histogram * (values - centre) ** 2).sum() / histogram.sum())
-        mean.append(centre / 255)
-        # at least one grey level, so that a channel without contrast does not divide by 0
-        std.append(max(variance**0.5, 1.0) / 255)
-    return mean, std

@@ -117,9 +117,10 @@ def write_failures(root: Path, failures: Sequence[tuple[str, str]]) -> Path | No
         return None
 
 
-def fingerprint(files: Files, image_size: int, background: str) -> str:
+def fingerprint(files: Files, image_size: int, background: str, resize: str = "squash") -> str:
     """Returns 64 characters that change when a file changes, or the way of decoding."""
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size} {background}".encode())
+    mode = "" if resize == "squash" else f" {resize}"  # the caches of former versions stay
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size} {background}{mode}".encode())
     for of_class in files.values():
         for path, *status in of_class:
             digest.update(os.fsencode(f"\0{path}\0{status}"))

@@ -17,7 +17,8 @@ from PIL import Image
 
 from cifar_resnets.data.datamodule import Images
 from cifar_resnets.data.image_modes import to_rgb, white_level
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.data.resize import Resize, resize_to_square
+from cifar_resnets.errors import DataError
 
 # formats that Pillow only identifies, or needs another program for
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -190,7 +191,12 @@ class Outcome(NamedTuple):
 
 
 def decode(
-    root: Path, paths: Sequence[str], image_size: int, background: str = "white", folder: Path | None = None
+    root: Path,
+    paths: Sequence[str],
+    image_size: int,
+    background: str = "white",
+    resize: Resize = "squash",
+    folder: Path | None = None,
 ) -> Images:
     """Decodes image files with a pool of threads.
 
@@ -198,7 +204,8 @@ def decode(
         root: folder that the paths start from.
         paths: of the files.
         image_size: height and width in pixels, to which each image is resized.
-        background: color behind transparent pixels.
+        background: color behind transparent pixels, and of the padding.
+        resize: see `resize_to_square`.
         folder: that the images are said to be of; `root` if not given.
 
     Returns:
@@ -206,15 +213,13 @@ def decode(
 
     Raises:
         UnreadableImages: when any file cannot be read; it names all of them.
-        ConfigurationError: when the images do not fit into memory.
     """
-    _check_memory(len(paths), image_size)
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
     formats = _formats()
 
     def decode_block(start: int) -> list[Outcome]:
         block = range(start, min(start + _BLOCK, len(paths)))
-        return [_decode_into(images[i], root / paths[i], formats, background) for i in block]
+        return [_decode_into(images[i], root / paths[i], formats, background, resize) for i in block]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
         warnings.simplefilter("ignore")  # about metadata and large images; damaged files raise exceptions
@@ -223,14 +228,6 @@ def decode(
         raise UnreadableImages(root, failures)
     _log_changes(folder or root, outcomes, image_size)
     return images
-
-
-def _check_memory(num_images: int, image_size: int) -> None:
-    # Linux allocates more memory than there is, and kills the process without a message when it is used
-    needed, there_is = num_images * image_size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there_is:
-        images = f"{num_images:,} images of {image_size}x{image_size} pixels take {needed / 1e9:,.0f} GB"
-        raise ConfigurationError(f"data.image_size: {images}, there are {there_is / 1e9:,.0f} GB; give a smaller size")
 
 
 def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> None:
@@ -244,15 +241,15 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
         logger.warning("%s: %s images of 16 bits use a 16th of them, and so are nearly black", folder, f"{dark:,}")
 
 
-def _decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
+def _decode_into(target: Images, path: Path, formats: list[str], background: str, resize: Resize) -> Outcome:
     """Decodes an image file into an array (s, s, 3)."""
-    size = target.shape[:2]
     try:
         with Image.open(path, formats=formats) as image:
             rgb, white = to_rgb(image, background), white_level(image)
-        resized = rgb.size != size
-        target[:] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR) if resized else rgb)
-        return Outcome(image.mode != "RGB", resized, white is None, white == 65535 and target.max() <= 16)
+        target[:] = np.asarray(resize_to_square(rgb, len(target), resize, background))
+        return Outcome(
+            image.mode != "RGB", rgb.size != target.shape[:2], white is None, white == 65535 and target.max() <= 16
+        )
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class
         message = str(error).replace(repr(str(path)), "").split()
         return Outcome(failure=" ".join(message) or type(error).__name__)

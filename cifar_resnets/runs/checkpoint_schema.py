@@ -115,6 +115,7 @@ SOURCE = {
     "root?": TEXT,
     "image_size?": COUNT,
     "background?": TEXT,
+    "resize?": TEXT,
     "test_fraction?": Maybe(NUMBER),
     "split_file?": Maybe(TEXT),
 }
