@@ -223,6 +223,8 @@ def blame(error: UserError, args: Sequence[str]) -> UserError:
         error: that ends the command.
         args: the command line, the subcommand first.
     """
+    if isinstance(error, DataError) and str(error).startswith("data.split_file: "):  # the file, and its own remedy
+        return error
     typed = any(arg.startswith(("--model", "--data", "-c", "--config")) for arg in args)
     if args[0] in NEED_CHECKPOINT and not typed and isinstance(error, DataError) and "data.root: " in str(error):
         return DataError(f"{error}; the checkpoint says so, give --data.root if they are elsewhere")

@@ -11,7 +11,7 @@ from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.runs.changed_settings import changed_settings, check_resumable, data_settings, is_same_source
 from cifar_resnets.support.text import printable
 
-_SPLIT = ("data.split_seed", "data.val_fraction")  # which images are validation images
+_SPLIT = ("data.split_seed", "data.val_fraction", "data.test_fraction")  # which images are validation images
 
 Checkpoint = Mapping[str, Any]
 
@@ -40,7 +40,9 @@ def network_classes(
     names = names or (data.class_names if checkpoint is None else list(checkpoint["hyper_parameters"]["class_names"]))
     if command == "validate":
         return _validated(data, names, checkpoint)
-    return _tested(data, names, checkpoint)
+    names = _tested(data, names, checkpoint)
+    _check_untrained(command, data, checkpoint, ["data.test_fraction"])
+    return names
 
 
 def _trained(data: ImageDataModule, given: list[str] | None, checkpoint: Checkpoint | None) -> list[str]:
@@ -63,13 +65,20 @@ def _validated(data: ImageDataModule, names: list[str], checkpoint: Checkpoint |
         data.classes = names if set(names) <= set(data.source_classes()) else None
     if data.class_names != names:  # with some of the classes, others would be the validation images
         raise _others(names, data.class_names, checkpoint)
+    _check_untrained("validate", data, checkpoint, _SPLIT)
+    return names
+
+
+def _check_untrained(
+    command: str, data: ImageDataModule, checkpoint: Checkpoint | None, settings: Sequence[str]
+) -> None:
+    """Raises ConfigurationError if a setting has changed with which images of the training would be evaluated."""
     then, now = data_settings(checkpoint and checkpoint["data"]), data_settings(data.describe())
     if is_same_source(then, now):
-        texts = [change.text for change in changed_settings(then, now) if change.setting in _SPLIT]
+        texts = [change.text for change in changed_settings(then, now) if change.setting in settings]
         if texts:
             what = f"{', '.join(texts)} would take images that were trained on"
-            raise ConfigurationError(f"validate: {what}, leave it out")
-    return names
+            raise ConfigurationError(f"{command}: {what}, leave it out")
 
 
 def _tested(data: ImageDataModule, names: list[str], checkpoint: Checkpoint | None) -> list[str]:

@@ -6,6 +6,7 @@ depends on the epoch and on the image's position in it alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,10 +24,11 @@ class Augmentation:
     Source: crop and flip as in He et al. (2015), "Deep Residual Learning for Image Recognition", section 4.2; cutout as
     in DeVries and Taylor (2017), "Improved Regularization of Convolutional Neural Networks with Cutout", section 3;
     mixup as in Zhang et al. (2018); CutMix as in Yun et al. (2019); the alternating flip as in Jordan (2024), "94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6.
+    CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6; for random resized crops see `random_crops`.
 
     Args:
-        crop_padding: pixels added on each side before a random crop to the original size; 0 for no crop.
+        crop_padding: pixels added on each side before a random crop to the original size; 0 for no crop. Photographs
+            that are not squashed (`data.resize`) have random resized crops instead.
         padding_mode: "constant" pads with black, as torchvision does; "reflect" mirrors the border.
         flip: mirror left and right with probability one half.
         alternating_flip: mirror each image in every other epoch instead, starting in an epoch drawn for each image.
@@ -34,9 +36,12 @@ class Augmentation:
         cutout_holes: number of holes per image.
         mixup_alpha: parameter of mixup's beta distribution, drawn once per batch; 0 for no mixup.
         cutmix_alpha: the same for CutMix; if both are given, one of them is drawn for each batch.
+        crop_scale: smallest and largest part of the area that a random resized crop takes; 0.08 and 1 if not given.
+        crop_ratio: smallest and largest ratio of its width to its height; 3/4 and 4/3 if not given.
 
     Raises:
-        ConfigurationError: for a negative number, an unknown padding mode, or an alternating flip without a flip.
+        ConfigurationError: for a range that is empty, a negative number, an unknown padding mode, or an alternating
+            flip without a flip.
     """
 
     crop_padding: int = 4
@@ -47,8 +52,17 @@ class Augmentation:
     cutout_holes: int = 1
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    crop_scale: list[float] | None = None
+    crop_ratio: list[float] | None = None
 
     def __post_init__(self) -> None:
+        for name, largest in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            ends = getattr(self, name)
+            if ends is not None and not (len(ends) == 2 and 0 < ends[0] <= ends[1] <= largest and ends[1] < math.inf):
+                allowed = (
+                    f"two numbers above 0{' and at most 1' if name == 'crop_scale' else ''}, the smaller one first"
+                )
+                raise ConfigurationError(f"augment.{name}: {ends} is not allowed, give {allowed}")
         for name in ("crop_padding", "cutout_size", "cutout_holes", "mixup_alpha", "cutmix_alpha"):
             if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"augment.{name}: {getattr(self, name)} is not allowed, give 0 or more")
@@ -60,18 +74,23 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for n images: corners (n, 2) and holes (n, num_holes, 2) as (row, column), flips (n,) of bool."""
+    """Random numbers for n images: corners (n, 2) and holes (n, num_holes, 2) as (row, column), flips (n,) of bool.
+
+    Boxes (n, 4), if there are any, are top, left, height and width of random resized crops, on the CPU.
+    """
 
     corners: Tensor
     flips: Tensor
     holes: Tensor
+    boxes: Tensor | None = None
 
     def __getitem__(self, index: slice) -> Draws:
-        return Draws(self.corners[index], self.flips[index], self.holes[index])
+        boxes = None if self.boxes is None else self.boxes[index]
+        return Draws(self.corners[index], self.flips[index], self.holes[index], boxes)
 
     def to(self, device: torch.device) -> Draws:
-        """Copies the numbers to a device."""
-        return Draws(self.corners.to(device), self.flips.to(device), self.holes.to(device))
+        """Copies the numbers to a device, but for the boxes: each crop is a call of its own, with Python's numbers."""
+        return Draws(self.corners.to(device), self.flips.to(device), self.holes.to(device), self.boxes)
 
 
 def draw(augmentation: Augmentation, num_images: int, size: tuple[int, int], generator: torch.Generator) -> Draws:

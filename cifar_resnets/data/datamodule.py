@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation
+from cifar_resnets.data.classes import chosen_classes, relabelled
 from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
+from cifar_resnets.data.random_crops import check_crops, whole_images
 from cifar_resnets.data.split import split_indices
-from cifar_resnets.data.statistics import channel_statistics, class_frequencies
-from cifar_resnets.errors import ConfigurationError, DataError, require
-from cifar_resnets.support.bounded_yaml import read_by_yaml_as
+from cifar_resnets.data.statistics import channel_statistics, check_statistics, class_frequencies, pretrained_statistics
+from cifar_resnets.errors import DataError, require
 from cifar_resnets.support.signature import parameters_of
 
 Split = Literal["train", "test", "val"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
+PATHS = ("root", "split_file")  # parameters of sources
 DEFAULT_AUGMENTATION = Augmentation()
 _require = functools.partial(require, "data")
 
@@ -49,7 +51,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         balance: show the images of each class equally often in an epoch, which stays as long: those of a rare class
             several times, of a frequent one some, see `balanced_order`. Validation and test images are as they are.
         augment: augmentation of the training images; none if null.
-        mean: per channel, on the scale 0 to 1; of the training images if not given.
+        mean: per channel, on the scale 0 to 1; of the training images if not given; `pretrained` takes mean and
+            standard deviation that timm states for the weights of the network.
         std: per channel, on the scale 0 to 1; of the training images if not given.
         seed: seed of the order and the augmentation of the training images.
 
@@ -68,7 +71,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         classes: list[str | int | float | bool | None] | None = None,
         balance: bool = False,
         augment: Augmentation | None = DEFAULT_AUGMENTATION,
-        mean: list[float] | None = None,
+        mean: list[float] | Literal["pretrained"] | None = None,
         std: list[float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -78,12 +81,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "a number from 0 to below 1")
         _require(split_seed >= 0, "split_seed", split_seed, "0 or more")
         _require(num_train is None or num_train >= 1, "num_train", num_train, "1 or more")
-        _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
-        _require(mean is None or all(0 <= v <= 1 for v in mean), "mean", mean, "numbers from 0 to 1")
-        _require(std is None or all(0 < v <= 1 for v in std), "std", std, "numbers above 0, at most 1")
         _require(seed >= 0, "seed", seed, "0 or more")
-        for name, values in (("mean", mean), ("std", std)):
-            _require(values is None or len(values) == 3, name, values, "three numbers: red, green, blue")
+        check_statistics(mean, std)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
@@ -92,7 +91,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as int
         self.balance = balance
         self.augment = augment
-        self.mean = mean
+        self.mean: Any = mean  # numbers after `setup`
         self.std = std
         self.seed = seed
         self.network_classes: list[str] | None = None  # of a network that is evaluated: its labels are in their order
@@ -127,7 +126,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return None
 
     def check_batch_size(self) -> None:
-        """Raises ConfigurationError if the batch is larger than the training set, before any image is decoded."""
+        """Raises ConfigurationError if the batch is larger than the training set, before any image is decoded.
+
+        The same for settings of random crops that have no effect.
+        """
+        check_crops(self.augment, self.takes_crops)
         drawn = self._drawn_fraction
         enough = math.ceil((self.batch_size + len(self.class_names) + 1) / (1 - drawn))
         count = self.count_images("train", enough)
@@ -140,18 +143,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in use, in the order of the labels in the batches."""
-        source = list(self.source_classes())
-        if self.classes is None:
-            return source
-        unknown = [name for name in self.classes if name not in source]
-        for name in unknown:
-            if meant := read_by_yaml_as(name, source):
-                words = " or ".join(meant)
-                raise ConfigurationError(f'data.classes: YAML reads {words} as {name}, quote it: "{meant[0]}"')
-        _require(not unknown, "classes", unknown, f"some of {', '.join(source)}")
-        few, allowed = (2, "two or more") if self.network_classes is None else (1, "one or more")
-        _require(len(set(self.classes)) == len(self.classes) >= few, "classes", self.classes, f"{allowed}, each once")
-        return list(self.classes)
+        return chosen_classes(self.classes, self.source_classes(), 2 if self.network_classes is None else 1)
 
     @functools.cached_property
     def digests(self) -> dict[str, dict[str, int | str]]:
@@ -162,6 +154,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def has_test_images(self) -> bool:
         """Whether there are test images; otherwise `fit` ends without a test."""
         return True
+
+    @property
+    def takes_crops(self) -> bool:
+        """Whether training images are random resized crops of larger ones."""
+        return False
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -185,6 +182,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             self._set("train" if stage == "fit" else "val")
         else:
             self._set("test")
+        if self.mean == "pretrained":
+            self.mean, self.std = pretrained_statistics(self.trainer and self.trainer.lightning_module)
         if self.mean is None:
             self.mean, self.std = channel_statistics(self._set("train")[0].numpy())
 
@@ -192,8 +191,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Returns up to `num` normalised training images (n, c, h, w), evenly spaced in the training set."""
         images, labels = self._set("train")
         index = torch.linspace(0, len(images) - 1, min(num, len(images))).long()
-        assert self.mean is not None and self.std is not None
-        loader = EvalLoader(images[index], labels[index], batch_size=num, mean=self.mean, std=self.std)
+        assert isinstance(self.mean, list) and self.std is not None
+        loader = EvalLoader(
+            whole_images(images[index], self.image_shape), labels[index], batch_size=num, mean=self.mean, std=self.std
+        )
         return next(iter(loader))[0]
 
     def describe(self) -> dict[str, Any]:
@@ -201,8 +202,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         values = {name: getattr(self, name) for name in parameters_of(type(self))}
         values |= {"classes": self.class_names, "augment": self.augment and dataclasses.asdict(self.augment)}
         del values["seed"]  # the run's, see `seed_everything`
-        if isinstance(root := values.get("root"), str) and not root.startswith("~"):
-            values["root"] = os.path.abspath(root)  # a checkpoint is evaluated in other folders, too
+        for name in PATHS:
+            if isinstance(path := values.get(name), str) and not path.startswith("~"):
+                values[name] = os.path.abspath(path)  # a checkpoint is evaluated in other folders, too
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": values}
 
     def summary(self) -> str:
@@ -221,6 +223,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             seed=self.seed,
             num_classes=len(self.class_names),
             balance=self.balance,
+            crop_size=self.image_shape if self.takes_crops else None,
             repeats=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # of Lightning
             **self._shared,
         )
@@ -270,10 +273,12 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def _read_train(self) -> dict[str, tuple[Tensor, Tensor]]:
         images, labels, names = self._chosen("train")
-        train, val = split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
-        parts = {"train": train, "val": val}
+        parts = dict(zip(("train", "val"), self._split(labels), strict=True))
         self._file_names |= {k: None if names is None else [names[j] for j in i] for k, i in parts.items()}
         return {k: (torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for k, i in parts.items()}
+
+    def _split(self, labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return split_indices(labels, self._drawn_fraction, self.num_train, self.split_seed, self.class_names)
 
     @property
     def _drawn_fraction(self) -> float:
@@ -281,15 +286,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self.val_fraction
 
     def _chosen(self, split: Split) -> tuple[Images, Labels, list[str] | None]:
-        """Reads a split, and selects and relabels the images of the chosen classes."""
-        images, labels = self.load(split)
-        files, kept = self.file_names(split), np.ones(len(labels), dtype=bool)
-        names, source = self.class_names, list(self.source_classes())
-        order = self.network_classes or names
-        if not names == source == order:
-            new_label = np.full(len(source), -1)
-            new_label[[source.index(name) for name in names]] = [order.index(name) for name in names]
-            kept = (labels := new_label[labels]) >= 0
+        return self._selected(split, *self.load(split))
+
+    def _selected(self, split: Split, images: Images, labels: Labels) -> tuple[Images, Labels, list[str] | None]:
+        """Selects and relabels the images of the chosen classes, after they were loaded."""
+        files, names = self.file_names(split), self.class_names
+        labels = relabelled(labels, self.source_classes(), names, self.network_classes or names)
+        if not (kept := labels >= 0).all():
             images, labels = images[kept], labels[kept]
         if not len(images):
             raise DataError(f"{type(self).__name__}: there are no {split} images")

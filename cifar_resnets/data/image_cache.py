@@ -6,6 +6,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,13 @@ class Cache:
             logger.warning("the decoded images cannot be kept, so every start decodes them: %s", error)
             return (decode() if images is None else images), False
 
+    def keep(self, content: Images) -> None:
+        """Writes the array, if that is possible: it is read from the image files again otherwise."""
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                self._write(content)
+
     def _write(self, images: Images) -> None:
         remove_unfinished(self.path.parent, self.path.name)
         with replacing(self.path) as file:
@@ -109,9 +117,10 @@ def write_failures(root: Path, failures: Sequence[tuple[str, str]]) -> Path | No
         return None
 
 
-def fingerprint(files: Files, image_size: int, background: str) -> str:
+def fingerprint(files: Files, image_size: int, background: str, resize: str = "squash") -> str:
     """Returns 64 characters that change when a file changes, or the way of decoding."""
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size} {background}".encode())
+    mode = "" if resize == "squash" else f" {resize}"  # the caches of former versions stay
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {PIL.__version__} {image_size} {background}{mode}".encode())
     for of_class in files.values():
         for path, *status in of_class:
             digest.update(os.fsencode(f"\0{path}\0{status}"))

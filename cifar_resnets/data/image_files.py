@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_resnets.data.image_modes import to_rgb, white_level
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.data.resize import Resize, resize_to_square
+from cifar_resnets.errors import DataError
 
 # formats that Pillow only identifies, or needs another program for
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -144,6 +145,12 @@ def find_images(folder: str) -> list[str]:
     return found
 
 
+def paths_of(folder: str, files: Files) -> list[str]:
+    """Returns the path of each file below the root, in their order; of files that `scan` found in a folder there."""
+    within = f"{folder}/" if folder else ""
+    return [f"{within}{file.path}" for of_class in files.values() for file in of_class]
+
+
 def _kind(entry: os.DirEntry[str], endings: tuple[str, ...]) -> str:
     ending = os.path.splitext(entry.name)[1].lower()
     return "no regular file" if ending in endings else ending or "without an ending"
@@ -209,45 +216,44 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
-def decode(root: Path, paths: Sequence[str], image_size: int, background: str = "white") -> Images:
+def decode(
+    root: Path,
+    paths: Sequence[str],
+    image_size: int,
+    background: str = "white",
+    resize: Resize = "squash",
+    folder: Path | None = None,
+) -> Images:
     """Decodes image files with a pool of threads.
 
     Args:
         root: folder that the paths start from.
         paths: of the files.
         image_size: height and width in pixels, to which each image is resized.
-        background: color behind transparent pixels.
+        background: color behind transparent pixels, and of the padding.
+        resize: see `resize_to_square`.
+        folder: that the images are said to be of; `root` if not given.
 
     Returns:
         uint8 (n, image_size, image_size, 3).
 
     Raises:
         UnreadableImages: when any file cannot be read; it names all of them.
-        ConfigurationError: when the images do not fit into memory.
     """
-    _check_memory(len(paths), image_size)
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)
     known = formats()
 
     def decode_block(start: int) -> list[Outcome]:
         block = range(start, min(start + _BLOCK, len(paths)))
-        return [decode_into(images[i], root / paths[i], known, background) for i in block]
+        return [decode_into(images[i], root / paths[i], known, background, resize) for i in block]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_MAX_THREADS) as pool:
         warnings.simplefilter("ignore")  # about metadata and large images; damaged files raise exceptions
         outcomes = list(chain.from_iterable(pool.map(decode_block, range(0, len(paths), _BLOCK))))
     if failures := [(path, outcome.failure) for path, outcome in zip(paths, outcomes, strict=True) if outcome.failure]:
         raise UnreadableImages(root, failures)
-    _log_changes(root / paths[0].split("/")[0], outcomes, image_size)
+    _log_changes(folder or root, outcomes, image_size)
     return images
-
-
-def _check_memory(num_images: int, image_size: int) -> None:
-    # Linux allocates more memory than there is, and kills the process without a message when it is used
-    needed, there_is = num_images * image_size**2 * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there_is:
-        images = f"{num_images:,} images of {image_size}x{image_size} pixels take {needed / 1e9:,.0f} GB"
-        raise ConfigurationError(f"data.image_size: {images}, there are {there_is / 1e9:,.0f} GB; give a smaller size")
 
 
 def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> None:
@@ -261,17 +267,16 @@ def _log_changes(folder: Path, outcomes: Sequence[Outcome], image_size: int) -> 
         logger.warning("%s: %s images of 16 bits use a 16th of them, and so are nearly black", folder, f"{dark:,}")
 
 
-def to_pixels(image: Image.Image, image_size: int, background: str = "white") -> Images:
+def to_pixels(image: Image.Image, image_size: int, background: str = "white", resize: Resize = "squash") -> Images:
     """Converts an image, which may be turned in place, to uint8 (image_size, image_size, 3)."""
-    rgb, size = to_rgb(image, background), (image_size, image_size)
-    return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(resize_to_square(to_rgb(image, background), image_size, resize, background))
 
 
-def decode_into(target: Images, path: Path, formats: list[str], background: str) -> Outcome:
+def decode_into(target: Images, path: Path, formats: list[str], background: str, resize: Resize) -> Outcome:
     """Decodes an image file into an array (s, s, 3)."""
     try:
         with Image.open(path, formats=formats) as image:
-            target[:] = to_pixels(image, len(target), background)
+            target[:] = to_pixels(image, len(target), background, resize)
             white, resized = white_level(image), image.size != target.shape[:2]
         return Outcome(image.mode != "RGB", resized, white is None, white == 65535 and target.max() <= 16)
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class

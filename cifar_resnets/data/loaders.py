@@ -4,24 +4,14 @@ Neither is a `torch.utils.data.DataLoader`: Lightning accepts any iterable with 
 ranks.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cifar_resnets.data.augment import (
-    Augmentation,
-    Draws,
-    augment,
-    crop_and_flip,
-    cutout,
-    normalize,
-    pad,
-    with_mirrored,
-)
+from cifar_resnets.data.augment import Augmentation, Draws, normalize
 from cifar_resnets.data.sampler import CPU, EpochSampler
+from cifar_resnets.data.stored_images import StoredImages
 from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
@@ -33,9 +23,8 @@ class TrainLoader:
     The images of a step and their augmentation are the same for any number of ranks: each rank takes its part of the
     global batch. Only mixup and CutMix pair the images within a rank.
 
-    An image takes (h + 2p) * (w + 2p) * c bytes for a crop padded by p; on a CPU with flips twice that, because its
-    mirror image is stored, too. The state of a loader is the number of batches that it has returned in this epoch,
-    from which Lightning resumes an epoch.
+    The images take the memory of `StoredImages`. The state of a loader is the number of batches that it has returned in
+    this epoch, from which Lightning resumes an epoch.
 
     Args:
         images: uint8 (n, h, w, c) on the training device.
@@ -48,6 +37,7 @@ class TrainLoader:
         num_classes: for mixup and CutMix, whose labels are probabilities (n, num_classes).
         balance: whether an epoch shows each class equally often, see `balanced_order`.
         repeats: whether each epoch has the batches of the first one.
+        crop_size: height and width of random resized crops, which are taken in place of padded ones; none if not given.
         rank: of this process.
         world_size: number of ranks.
 
@@ -68,23 +58,23 @@ class TrainLoader:
         num_classes: int,
         balance: bool = False,
         repeats: bool = False,
+        crop_size: tuple[int, int] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         check_batch_size(batch_size, len(images))
         if batch_size % world_size:
             raise ConfigurationError(f"data.batch_size: {batch_size} cannot be divided by {world_size} ranks")
-        self.size = (images.shape[1], images.shape[2])
+        self._images = StoredImages(images, augmentation, crop_size)
+        self.size = self._images.size
         # drawn on the GPU, the numbers need no copy that it has to wait for; other accelerators have no float64
         on_gpu = images.device.type == "cuda"
         device = images.device if on_gpu else CPU
         balanced_labels = labels.to(device) if balance else None
         self.sampler = EpochSampler(len(images), self.size, augmentation, seed, device, repeats, balanced_labels)
-        self._augment = Compiled(augment) if on_gpu else _augment_in_steps
+        if crop_size:
+            self.sampler.cropped_from = (images.shape[1], images.shape[2])
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self._augmentation = augmentation
-        mirrors = augmentation.flip and not on_gpu
-        self._padded = pad(with_mirrored(images) if mirrors else images, augmentation)
         self._labels = labels
         self._mean, self._std = on_pixel_scale(mean, std, images.device)
         self._mix = _mixing(augmentation, num_classes)
@@ -108,7 +98,7 @@ class TrainLoader:
     def _batches(self, start: int) -> Iterator[Batch]:
         # runs at the first batch; the epoch may be set after the call of `iter`
         order, draws = self.sampler.plan()
-        order, draws = order.to(self._padded.device), draws.to(self._padded.device)
+        order, draws = order.to(self._images.device), draws.to(self._images.device)
         share = self.batch_size // self.world_size
         for step in range(start, len(self)):
             first = step * self.batch_size + self.rank * share
@@ -116,8 +106,7 @@ class TrainLoader:
             yield self._batch(step, order[first : first + share], draws[first : first + share])
 
     def _batch(self, step: int, index: Tensor, draws: Draws) -> Batch:
-        hole_size = self._augmentation.cutout_size if self._augmentation.cutout_holes else 0
-        images = self._augment(self._padded, index, draws, self.size, self._mean, self._std, hole_size)
+        images = self._images.batch(index, draws, self._mean, self._std)
         batch = images.permute(0, 3, 1, 2), self._labels[index]  # (n, c, h, w), channels_last in memory
         return batch if self._mix is None else self._mixed(step, batch)
 
@@ -136,36 +125,6 @@ def check_batch_size(batch_size: int, num_images: int) -> None:
         fits = 1 << max(num_images.bit_length() - 1, 0)
         what = f"{batch_size} is more than the {num_images} training images"
         raise ConfigurationError(f"data.batch_size: {what}, give --data.batch_size {fits}")
-
-
-def _augment_in_steps(
-    padded: Tensor, index: Tensor, draws: Draws, size: tuple[int, int], mean: Tensor, std: Tensor, hole_size: int
-) -> Tensor:
-    images = normalize(crop_and_flip(padded, index, draws, size), mean, std)
-    return cutout(images, draws.holes, hole_size) if hole_size else images
-
-
-class Compiled:
-    """Compiles a function with `torch.compile`; without a compiler, warns and calls the function as it is."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self._plain = function
-        self._function: Callable[..., Tensor] = torch.compile(function)
-        self._was_called = False
-
-    def __call__(self, *args: Any) -> Tensor:
-        """Calls the function, which is compiled in the first call."""
-        if not self._was_called:
-            self._was_called = True
-            try:
-                self._function(*args)
-            except (RuntimeError, OSError) as error:  # for example no triton, no C compiler, no folder for its cache
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                reason = str(error).partition("\n")[0]
-                warnings.warn(f"{self._plain.__name__} is not compiled, and so takes longer: {reason}", stacklevel=2)
-                self._function = self._plain
-        return self._function(*args)
 
 
 class EvalLoader:

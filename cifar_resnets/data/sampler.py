@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cifar_resnets.data.augment import Augmentation, Draws, draw
+from cifar_resnets.data.random_crops import draw_boxes
 
 CPU = torch.device("cpu")
 FIRST_FLIPS = (0,)  # key of a generator; the keys of steps have two numbers
@@ -29,6 +30,7 @@ class EpochSampler:
     repeats: bool = False
     balanced_labels: Tensor | None = None
     epoch: int = 0
+    cropped_from: tuple[int, int] | None = None  # size of the images of which random resized crops are taken
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next iteration; a sampler that `repeats` stays in the first one."""
@@ -48,6 +50,9 @@ class EpochSampler:
         draws = draw(self.augmentation, self.num_images, self.size, generator)
         if self.augmentation.alternating_flip:
             draws = dataclasses.replace(draws, flips=self._is_flipped()[order])
+        if self.cropped_from:  # drawn last: nothing else depends on it
+            boxes = draw_boxes(self.augmentation, self.num_images, self.cropped_from, generator)
+            draws = dataclasses.replace(draws, boxes=boxes)
         return order, draws
 
     def _is_flipped(self) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import cifar_resnets.models  # noqa: F401  registers the networks
+from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.export import hub_folder
 from cifar_resnets.export.model_card import Card, model_card
 from cifar_resnets.export.programs import OPSET, export_onnx, export_program, onnx_runner, program_runner
@@ -61,6 +62,9 @@ def export(wanted: Export) -> list[str]:
         OSError: when the result cannot be written.
     """
     classifier = load(wanted.checkpoint, "cpu", wanted.image_size, wanted.trust)
+    if classifier.resize != "squash" and wanted.format != "safetensors" and not wanted.raw:
+        how = f"data.resize {classifier.resize}, which the exported graph cannot do"
+        raise ConfigurationError(f"export: the network was trained with {how}: give --raw, and resize images before")
     images, what = proof_images(classifier, wanted.data_root, wanted.num_images)
     write = _write_folder if wanted.format == "safetensors" else _write_program
     made, by, proof = write(classifier, images, wanted)

@@ -33,8 +33,8 @@ def config(classifier: TrainedClassifier) -> dict[str, Any]:
     known = getattr(network, "pretrained_cfg", None) or {}
     size, names = classifier.image_size, list(classifier.class_names)
     shared = {"num_classes": len(names), "label_names": names}
-    # all of the image is seen, squashed to a square, see `data.image_files.decode`
-    preparation = {"input_size": [3, size, size], "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+    crop_mode = {"squash": "squash", "crop": "center", "pad": "border"}[classifier.resize]  # see `resize_to_square`
+    preparation = {"input_size": [3, size, size], "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": crop_mode}
     layers = {name: known[name] for name in ("first_conv", "classifier", "pool_size") if known.get(name)}
     return {
         "architecture": hparams["network"],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cifar_resnets.data.augment import normalize
 from cifar_resnets.data.loaders import evaluation_parts, on_pixel_scale
+from cifar_resnets.data.resize import Resize
 from cifar_resnets.errors import CheckpointError, ConfigurationError, local_path
 from cifar_resnets.evaluation.tta import average_views, check_views
 from cifar_resnets.inference.decoding import num_cores
@@ -41,6 +42,7 @@ class TrainedClassifier:
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         background: color behind transparent pixels.
+        resize: how an image becomes a square, see `resize_to_square`.
         tta: views of test-time augmentation, see `average_views`; empty if the network was trained without.
         batch_size: largest number of images of a batch over all devices, as in the evaluations of the training.
         hyper_parameters: of the checkpoint: those of `ImageClassifier`; empty if it is of no checkpoint.
@@ -53,6 +55,7 @@ class TrainedClassifier:
     mean: Sequence[float]
     std: Sequence[float]
     background: str = "white"
+    resize: Resize = "squash"
     tta: Sequence[str] = ()
     batch_size: int = EVAL_BATCH_SIZE
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -104,7 +107,7 @@ class TrainedClassifier:
         """
         self.check_tta(tta)
         every, predictions = as_list(images), []
-        read = partial(read_image, image_size=self.image_size, background=self.background)
+        read = partial(read_image, image_size=self.image_size, background=self.background, resize=self.resize)
         with ThreadPoolExecutor(num_cores()) as pool:
             for part in evaluation_parts(len(every), self.batch_size):
                 rows = self.probabilities(np.stack(list(pool.map(read, every[part]))), tta)
@@ -149,6 +152,7 @@ def load(
         size,
         *_statistics(given, path),
         background=given.get("background", "white"),
+        resize=given.get("resize", "squash"),
         tta=views,
         batch_size=given.get("eval_batch_size") or EVAL_BATCH_SIZE,
         hyper_parameters=hparams,

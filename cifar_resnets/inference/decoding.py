@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_resnets.data.image_files import decode_into, formats
+from cifar_resnets.data.resize import Resize
 from cifar_resnets.errors import ResourceError
 from cifar_resnets.inference.paths import Found
 
@@ -34,7 +35,12 @@ class Batch:
 
 
 def decode_batches(
-    found: Sequence[Found], parts: Sequence[slice], image_size: int, background: str, num_workers: int | None = None
+    found: Sequence[Found],
+    parts: Sequence[slice],
+    image_size: int,
+    background: str,
+    resize: Resize = "squash",
+    num_workers: int | None = None,
 ) -> Iterator[Batch]:
     """Decodes the files of each part while the caller works on the one before.
 
@@ -43,6 +49,7 @@ def decode_batches(
         parts: of them, one batch each, in order.
         image_size: height and width in pixels, to which each image is resized.
         background: color behind transparent pixels.
+        resize: how an image becomes a square, see `resize_to_square`.
         num_workers: as many as this process may use cores if not given.
 
     Raises:
@@ -54,7 +61,7 @@ def decode_batches(
     with _pool(workers, len(found)) as pool:
         blocks = ((part, start) for part in parts for start in range(part.start, part.stop, BLOCK))
         tasks = (
-            (part, _submit(pool, found[start : min(start + BLOCK, part.stop)], image_size, background))
+            (part, _submit(pool, found[start : min(start + BLOCK, part.stop)], image_size, background, resize))
             for part, start in blocks
         )
         yield from _collected(_results(tasks, ahead))
@@ -68,8 +75,10 @@ def num_cores() -> int:
 Task = tuple[slice, "Future[Batch]"]
 
 
-def _submit(pool: Executor, found: Sequence[Found], image_size: int, background: str) -> "Future[Batch]":
-    return pool.submit(decode_files, found, image_size, background)
+def _submit(
+    pool: Executor, found: Sequence[Found], image_size: int, background: str, resize: Resize
+) -> "Future[Batch]":
+    return pool.submit(decode_files, found, image_size, background, resize)
 
 
 def _results(tasks: Iterator[Task], ahead: int) -> Iterator[tuple[slice, Batch]]:
@@ -125,13 +134,13 @@ def _start_worker() -> None:
     warnings.simplefilter("ignore")
 
 
-def decode_files(found: Sequence[Found], image_size: int, background: str) -> Batch:
+def decode_files(found: Sequence[Found], image_size: int, background: str, resize: Resize = "squash") -> Batch:
     """Decodes files one after another as the training does; damaged ones become problems."""
     pixels, known = np.empty((len(found), image_size, image_size, 3), np.uint8), formats()
     problems = [each.problem or problem_of(each.path) for each in found]
     for index, each in enumerate(found):
         if not problems[index]:
-            problems[index] = decode_into(pixels[index], Path(each.path), known, background).failure
+            problems[index] = decode_into(pixels[index], Path(each.path), known, background, resize).failure
     files = [Found(each.path, problem) for each, problem in zip(found, problems, strict=True)]
     return Batch(files, pixels[[not problem for problem in problems]])
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_resnets.data.image_files import to_pixels
+from cifar_resnets.data.resize import Resize
 from cifar_resnets.errors import ConfigurationError, DataError
 from cifar_resnets.inference.decoding import Pixels, decode_files
 from cifar_resnets.inference.paths import Found
@@ -29,7 +30,7 @@ def as_list(images: Iterable[AnyImage]) -> list[AnyImage]:
     return list(images)
 
 
-def read_image(image: AnyImage, image_size: int, background: str) -> Pixels:
+def read_image(image: AnyImage, image_size: int, background: str, resize: Resize = "squash") -> Pixels:
     """Decodes or converts an image as the training does; the image is left as it was.
 
     Returns:
@@ -40,14 +41,14 @@ def read_image(image: AnyImage, image_size: int, background: str) -> Pixels:
         ConfigurationError: for something else than an image.
     """
     if isinstance(image, (str, os.PathLike)):
-        batch = decode_files([Found(os.fspath(image))], image_size, background)
+        batch = decode_files([Found(os.fspath(image))], image_size, background, resize)
         if problem := batch.found[0].problem:
             raise DataError(f"{os.fspath(image)} cannot be read: {problem}")
         pixels: Pixels = batch.pixels[0]
         return pixels
     if isinstance(image, Image.Image):
-        return to_pixels(_copy(image), image_size, background)
-    return to_pixels(_from_array(image), image_size, background)
+        return to_pixels(_copy(image), image_size, background, resize)
+    return to_pixels(_from_array(image), image_size, background, resize)
 
 
 def _copy(image: Image.Image) -> Image.Image:

@@ -45,7 +45,7 @@ def classify_files(
     """
     chosen = classifiers[: len(found)]  # each device has an image of each batch
     parts = evaluation_parts(len(found), batch_size, len(chosen))
-    batches = decode_batches(found, parts, chosen[0].image_size, chosen[0].background, num_workers)
+    batches = decode_batches(found, parts, chosen[0].image_size, chosen[0].background, chosen[0].resize, num_workers)
     first = 0
     for batch, probabilities in _classified(chosen, batches, tta):
         yield from _rows(batch, probabilities, first, chosen[0].class_names, heatmaps)

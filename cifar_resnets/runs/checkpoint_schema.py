@@ -119,6 +119,11 @@ SOURCE = {
     "mean?": Maybe(Many(NUMBER)),
     "std?": Maybe(Many(NUMBER)),
     "root?": TEXT,
+    "image_size?": COUNT,
+    "background?": TEXT,
+    "resize?": TEXT,
+    "test_fraction?": Maybe(NUMBER),
+    "split_file?": Maybe(TEXT),
 }
 # of Lightning 2.6, which takes over the counters as attributes
 COUNTS = Only({"ready": COUNT, "completed": COUNT, "started?": COUNT, "processed?": COUNT})

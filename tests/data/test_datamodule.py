@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from cifar_resnets.data.augment import Augmentation
-from cifar_resnets.data.datamodule import ImageDataModule, channel_statistics
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.data.split import split_indices
+from cifar_resnets.data.statistics import channel_statistics
 from cifar_resnets.errors import ConfigurationError, DataError
 
 NAMES = ["ant", "bee", "cat", "dog"]

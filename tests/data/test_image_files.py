@@ -19,7 +19,7 @@ from image_samples import (
 from PIL import Image
 
 from cifar_resnets.data import image_files
-from cifar_resnets.errors import ConfigurationError, DataError
+from cifar_resnets.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -221,10 +221,3 @@ def test_folder_that_cannot_be_read(open_folder):
     with as_another_user():
         message = message_of(source(open_folder / "root").prepare_data)
     assert f"{closed} cannot be read: Permission denied" in message
-
-
-def test_more_pixels_than_memory_holds(root):
-    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    size = int((there_is / 3 / 6) ** 0.5) + 1  # of six images
-    with pytest.raises(ConfigurationError, match=rf"^data\.image_size: 6 images of {size}x{size} pixels"):
-        source(root, size).load("train")

@@ -7,7 +7,8 @@ from support import needs_compiler, needs_gpu
 from torchvision.transforms import v2
 
 from cifar_resnets.data.augment import Augmentation, augment
-from cifar_resnets.data.loaders import Compiled, EpochSampler, EvalLoader, TrainLoader
+from cifar_resnets.data.loaders import EpochSampler, EvalLoader, TrainLoader
+from cifar_resnets.data.stored_images import Compiled
 from cifar_resnets.errors import ConfigurationError
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -98,7 +99,7 @@ AUGMENTATIONS = [
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_in_one_go_as_on_a_gpu_it_is_the_same_to_the_last_bit(augmentation):
     steps, one_go = train_loader(augmentation), train_loader(augmentation)
-    one_go._augment = augment
+    one_go._images.function = augment
     for epoch in (0, 5):
         assert equal(at_epoch(one_go, epoch), at_epoch(steps, epoch))
 
@@ -107,7 +108,7 @@ def test_in_one_go_as_on_a_gpu_it_is_the_same_to_the_last_bit(augmentation):
 @pytest.mark.parametrize("augmentation", [Augmentation(), FULL])
 def test_compiled_it_is_the_same_and_is_compiled_once(augmentation):
     steps, compiled = train_loader(augmentation), train_loader(augmentation)
-    compiled._augment = Compiled(augment)
+    compiled._images.function = Compiled(augment)
     at_epoch(compiled, 0)
     with torch.compiler.set_stance("fail_on_recompile"):
         assert equal(at_epoch(compiled, 5), at_epoch(steps, 5))
@@ -119,7 +120,7 @@ def test_without_a_compiler_it_goes_on_as_it_is_and_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda function: fail)
     steps, one_go = train_loader(FULL), train_loader(FULL)
-    one_go._augment = Compiled(augment)
+    one_go._images.function = Compiled(augment)
     with pytest.warns(UserWarning, match="^augment is not compiled, and so takes longer: no compiler here$"):
         assert equal(list(one_go), list(steps))
     at_epoch(one_go, 1)  # says it once
@@ -131,7 +132,7 @@ def test_memory_that_does_not_suffice_is_no_missing_compiler(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda function: fail)
     loader = train_loader()
-    loader._augment = Compiled(augment)
+    loader._images.function = Compiled(augment)
     with pytest.raises(torch.OutOfMemoryError):
         next(iter(loader))
 

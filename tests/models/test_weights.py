@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 import yaml
 from safetensors.torch import save_file
-from support import PLAIN, TINY, TINY_NETWORK, WITHOUT_PICTURES, read_json
+from support import PLAIN, TINY_NETWORK, WITHOUT_PICTURES, read_json
 from torch import nn
 
 from cifar_resnets.classifier import ImageClassifier
