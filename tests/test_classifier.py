@@ -187,6 +187,7 @@ def test_identities_are_the_first_weights():
 # What is logged.
 
 SCALARS = {"train/loss", "train/acc", "lr", "momentum", "val/loss", "val/acc", "val/acc_top5"}
+SCALARS |= {"val/acc_balanced", "val/f1_macro"}
 CLASS_SCALARS = {f"{stage}_class_acc/{name}" for stage in ("train", "val") for name in NAMES}
 
 
@@ -208,7 +209,8 @@ def test_every_figure_is_logged_once_an_epoch_under_its_tag(tmp_path):
     assert set(rows(logger)[0]) - {"epoch", "step"} == fitted
     assert {tag: len(column(logger, tag)) for tag in fitted} == dict.fromkeys(fitted, 3)
     run.test(model, data, verbose=False)
-    tested = {"test/loss", "test/acc", "test/acc_top5"} | {f"test_class_acc/{name}" for name in NAMES}
+    tested = {"test/loss", "test/acc", "test/acc_top5", "test/acc_balanced", "test/f1_macro"}
+    tested |= {f"test_class_acc/{name}" for name in NAMES}
     assert {tag: len(column(logger, tag)) for tag in tested} == dict.fromkeys(tested, 1)
 
 

@@ -94,6 +94,8 @@ def test_each_chart_finds_its_tags_and_no_other(tmp_path: Path) -> None:
     assert {title: sorted(each) for title, each in found.items()} == {
         "loss": ["train/loss", "val/loss"],
         "accuracy": ["train/acc", "val/acc"],
+        "balanced accuracy": ["val/acc_balanced"],
+        "macro F1": ["val/f1_macro"],
         "learning rate": ["lr"],
         "momentum": ["momentum"],
         "images per second": ["time/images_per_second"],
