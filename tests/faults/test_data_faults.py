@@ -308,7 +308,7 @@ def test_hidden_folder(place: Place) -> None:
 @fault("another folder given for the images")
 def test_wrong_root(place: Place, name: str) -> None:
     line = one_line(place.fit("--data.root", name), 3, f"data.root: {place.path / name}")
-    assert line.endswith("the images belong into train/<class>/ and test/<class>/")
+    assert "the images belong into train/<class>/ and test/<class>/" in line
 
 
 # Sizes.
@@ -319,7 +319,9 @@ def test_wrong_root(place: Place, name: str) -> None:
     [
         pytest.param(("image_size", "0"), "0 is not allowed, give 1 or more", marks=fault("an image size of 0")),
         pytest.param(("image_size", "-8"), "-8 is not allowed", marks=fault("a negative image size")),
-        pytest.param(("image_size", "200000"), "GB; give a smaller size", marks=fault("a size beyond all memory")),
+        pytest.param(
+            ("image_size", "200000"), "GB are free; give a smaller size", marks=fault("a size beyond all memory")
+        ),
         pytest.param(("batch_size", "33"), "33 is more than the 32", marks=fault("a batch larger than the data")),
         pytest.param(("num_train", "99"), "99 is not allowed, give 3 to 32", marks=fault("more images than there are")),
         pytest.param(("augment.crop_padding", "16"), "less than 16", marks=fault("padding as wide as the images")),
