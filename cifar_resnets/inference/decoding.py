@@ -120,7 +120,7 @@ def _pool(num_workers: int, num_files: int) -> Iterator[Executor]:
     else:
         # not forks of this process, which has threads, but of a server that has imported what they need
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])
+        context.set_forkserver_preload([__name__])
         pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         yield pool

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -108,12 +111,22 @@ def by_predict(classifier: TrainedClassifier, found: list[Found], path: Path) ->
     """Classifies files as the command does; returns the highest probability of each."""
     path.unlink(missing_ok=True)
     highest = []
-    with CsvFile(path, top_k=3) as file:
+    with light_main(), CsvFile(path, top_k=3) as file:
         for row in classify_files([classifier], found, classifier.batch_size):
             file.add(row)
             assert row.prediction is not None
             highest.append(row.prediction.probability)
     return np.array(highest)
+
+
+@contextmanager
+def light_main() -> Iterator[None]:
+    """Hides the main module: workers import it, and this program takes seconds to import, the command does not."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def one_by_one(classifier: TrainedClassifier, found: list[Found]) -> np.ndarray[Any, Any]:
