@@ -119,7 +119,7 @@ SOURCE = {
     "mean?": Maybe(Many(NUMBER)),
     "std?": Maybe(Many(NUMBER)),
     "root?": TEXT,
-    "image_size?": COUNT,
+    "image_size?": Maybe(COUNT),
     "background?": TEXT,
     "resize?": TEXT,
     "test_fraction?": Maybe(NUMBER),

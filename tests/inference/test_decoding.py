@@ -26,7 +26,7 @@ def test_only_a_few_blocks_of_many_files_are_in_memory(monkeypatch: pytest.Monke
         with lock:
             alive -= 1
 
-    def decode(found: Sequence[Found], image_size: int, background: str) -> Batch:
+    def decode(found: Sequence[Found], image_size: int, background: str, resize: str) -> Batch:
         nonlocal alive, most
         batch = Batch(found, np.zeros((len(found), 1, 1, 3), np.uint8))
         with lock:
