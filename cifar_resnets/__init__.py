@@ -1,3 +1,20 @@
 """Train and test residual networks on CIFAR-10 with PyTorch Lightning."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.2.0"
+__all__ = ["__version__", "load"]
+
+if TYPE_CHECKING:
+    from cifar_resnets.inference.classifier import load as load
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `load`, and with it torch, when it is used first."""
+    if name == "load":
+        from importlib import import_module
+
+        return import_module("cifar_resnets.inference.classifier").load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

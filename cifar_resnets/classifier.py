@@ -24,19 +24,19 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from cifar_resnets import __version__
 from cifar_resnets.data.datamodule import ImageDataModule
-from cifar_resnets.errors import ConfigurationError, DivergenceError, require
+from cifar_resnets.errors import ConfigurationError, require
 from cifar_resnets.evaluation.metrics import Evaluation, EvaluationMetrics, TrainingMetrics
 from cifar_resnets.evaluation.tta import average_views, check_views
 from cifar_resnets.models.init import init_dirac, whiten_first_layer
 from cifar_resnets.models.registry import create_network, try_network, without_weights
 from cifar_resnets.models.weights import load_weights
 from cifar_resnets.training.fast_loop import use_loop
+from cifar_resnets.training.losses import ClassWeights, checked_weights, cross_entropy, fit_weights, require_finite
 from cifar_resnets.training.optimizers import build_optimizer, rates
 from cifar_resnets.training.run_length import batch_weight, run_length
 from cifar_resnets.training.schedules import Constant, Cosine, Schedule
@@ -62,6 +62,8 @@ class ImageClassifier(pl.LightningModule):
         init: special initial weights: `dirac`, convolutions that pass their channels on, see `init_dirac`;
             `whiten`, a first layer that whitens the training images and is not trained, see `whiten_first_layer`.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
+        class_weights: weights of the classes in the training loss, of which only the ratios count: a number for each
+            class, or `balanced`, in inverse proportion to its number of training images; see `losses.cross_entropy`.
         optimizer: a class of torch.optim (`SGD`, `AdamW`), a name of timm's (`lamb`), or the path of a class
             (`mine.MySGD`); SGD has Nesterov momentum 0.9.
         lr: base learning rate of the schedule; the peak of a one-cycle.
@@ -90,6 +92,7 @@ class ImageClassifier(pl.LightningModule):
         weights: str | None = None,
         init: list[Literal["dirac", "whiten"]] | None = None,
         label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
         optimizer: str = "SGD",
         lr: float = 0.1,
         weight_decay: float = 5e-4,
@@ -103,11 +106,11 @@ class ImageClassifier(pl.LightningModule):
         tta: list[str] | None = None,
     ) -> None:
         _require(bool(class_names), "class_names", class_names, "the names of the classes")
-        _require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
         _require(0 < lr < math.inf, "lr", lr, "a number above 0")
         _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
         _require(0 < norm_bias_scale < math.inf, "norm_bias_scale", norm_bias_scale, "a number above 0")
         check_views(tta or ())
+        class_weights = checked_weights(class_weights, label_smoothing, len(class_names or ()))
         if weights is not None and init:
             raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
         class_names, init, tta = list(map(str, class_names or ())), list(init or ()), list(tta or ())
@@ -121,7 +124,8 @@ class ImageClassifier(pl.LightningModule):
         hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
         self.save_hyperparameters(hparams, logger=False)
         self.class_names: list[str] = hparams["class_names"]
-        self.label_smoothing, self.schedule, self.tta = label_smoothing, schedule, tta
+        self.label_smoothing, self.schedule, self.tta, self.weights = label_smoothing, schedule, tta, weights
+        self.class_weights: Tensor | None = None  # (num_classes,), of the training images of a fit
         self.network = create_network(network, len(class_names), network_args)
         if "dirac" in init:
             init_dirac(self.network)
@@ -143,13 +147,16 @@ class ImageClassifier(pl.LightningModule):
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the mean cross-entropy in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        """Returns the mean loss in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
+        return cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
 
     def setup(self, stage: str) -> None:
-        """Selects the training loop, tries the network on an image, and whitens its first layer if `init` says so."""
+        """Selects the loop, scales the weights of the classes, tries the network, and whitens it if `init` says so."""
         use_loop(self.trainer, fast=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            frequencies, device = getattr(data, "class_frequencies", None), self.trainer.strategy.root_device
+            self.class_weights = fit_weights(self.hparams["class_weights"], frequencies, device)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
             try_network(self.network, self.hparams["network"], data.image_shape, len(self.class_names))
@@ -201,19 +208,12 @@ class ImageClassifier(pl.LightningModule):
 
     def check_weights(self) -> None:
         """Raises DivergenceError if a weight is infinite or NaN: a step with finite gradients can overflow it."""
-        self._require_finite("weights", torch.stack([p.isfinite().all() for p in self.network.parameters()]).all())
+        finite = torch.stack([p.isfinite().all() for p in self.network.parameters()]).all()
+        require_finite("weights", finite, self.current_epoch, self.step_rates)
 
-    def _check_training(self, loss: Tensor) -> None:
-        # for a Trainer without NonfiniteGuard, which checks each step
-        self._require_finite("training loss", loss.isfinite())
+    def _check_training(self, loss: Tensor) -> None:  # for a Trainer without NonfiniteGuard, which checks each step
+        require_finite("training loss", loss.isfinite(), self.current_epoch, self.step_rates)
         self.check_weights()
-
-    def _require_finite(self, what: str, is_finite: Tensor) -> None:
-        if not is_finite:
-            raise DivergenceError(
-                f"the {what} became infinite or NaN in epoch {self.current_epoch + 1}, at a learning rate of "
-                f"{self.step_rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
-            )
 
     # Evaluation.
 

@@ -11,7 +11,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError
 
 Mode = Literal["min", "max"]
-OURS = r"(train|val|test)(/loss|/acc|/acc_\w+|_class_acc/.*)"  # figures
+OURS = r"(train|val|test)(/loss|/acc|/acc_\w+|/f1_macro|_class_acc/.*)"  # figures
 FIGURE = r"\{([^{}:]*)"  # in a file name, up to the format
 
 
@@ -96,7 +96,7 @@ def best_of(key: str, monitor: str | None, mode: Mode | None) -> Mode | None:
     """
     if monitor is None:
         return mode
-    guess: Mode | None = "max" if "acc" in monitor else "min" if "loss" in monitor else None
+    guess: Mode | None = "max" if "acc" in monitor or "f1" in monitor else "min" if "loss" in monitor else None
     if mode is None and guess is None:
         raise ConfigurationError(f"{key} is missing: give min or max, whichever {monitor} is to be")
     if mode is not None and mode != guess and re.fullmatch(OURS, monitor):

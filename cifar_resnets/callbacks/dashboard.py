@@ -179,6 +179,8 @@ def scalars_layout(class_names: Sequence[str]) -> Layout:
     training = {
         "loss": ("train/loss", "val/loss"),
         "accuracy": ("train/acc", "val/acc", "test/acc"),
+        "balanced accuracy": ("val/acc_balanced", "test/acc_balanced"),
+        "macro F1": ("val/f1_macro", "test/f1_macro"),
         "learning rate": ("lr",),
         "momentum": ("momentum",),
         "images per second": ("time/images_per_second",),

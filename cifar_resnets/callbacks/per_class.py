@@ -27,13 +27,18 @@ class PerClassReport(pl.Callback):
         assert isinstance(pl_module, ImageClassifier)
         stage, network = "test" if trainer.testing else "val", pl_module.hparams["network"]
         figures = pl_module.evaluations[stage].to_dict(pl_module.class_names)
-        known = {"stage": stage, "checkpoint": str(trainer.ckpt_path), "network": network}
+        known = {"stage": stage, "checkpoint": evaluated_file(trainer, pl_module), "network": network}
         report = {**known, "complete": is_complete(trainer), **figures}
         with replacing(self.run_dir / f"{stage}.json") as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
         get_console().print(class_table(report))  # the progress bar's console, which prints above the bar
 
     on_test_end = on_validation_end
+
+
+def evaluated_file(trainer: pl.Trainer, module: ImageClassifier) -> str:
+    """Returns the path of the checkpoint or the public weights that are evaluated; `None` for those of a training."""
+    return str(module.weights if trainer.ckpt_path is None and trainer.global_step == 0 else trainer.ckpt_path)
 
 
 def is_complete(trainer: pl.Trainer) -> bool:
@@ -59,6 +64,8 @@ def class_table(report: dict[str, Any]) -> Table:
     table.add_row("all", *_cells(report), style="bold")
     if "tta" in report:
         table.add_row("all, by model.tta", *_cells(report["tta"]))
+    for name, key in (("balanced accuracy", "balanced_accuracy"), ("macro F1", "macro_f1")):
+        table.add_row(name, _percent(report[key]))
     return table
 
 
@@ -66,5 +73,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     if row["accuracy"] is None:
         return "-", "-", "0", "0"
     low, high = row["interval"]
-    interval = f"{low:.2%} - {high:.2%}".replace("%", " %")
-    return f"{row['accuracy']:.2%}".replace("%", " %"), interval, f"{row['correct']:,}", f"{row['images']:,}"
+    interval = f"{_percent(low)} - {_percent(high)}"
+    return _percent(row["accuracy"]), interval, f"{row['correct']:,}", f"{row['images']:,}"
+
+
+def _percent(part: float) -> str:
+    return f"{part:.2%}".replace("%", " %")

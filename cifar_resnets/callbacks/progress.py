@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.datamodule import ImageDataModule
+from cifar_resnets.support.text import printable
 from cifar_resnets.training.run_length import run_length
 
 
@@ -30,6 +31,8 @@ class EpochLines(pl.Callback):
         print_line(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
         if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
             print_line(trainer, f"{type(data).__name__}: {data.summary()}")
+        if pl_module.class_weights is not None:
+            print_line(trainer, weights_line(pl_module.class_weights.tolist(), pl_module.class_names))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the line of the epoch before: its figures are complete only after all `on_train_epoch_end` hooks."""
@@ -88,6 +91,12 @@ def epoch_line(done: int, epochs: int, metrics: Mapping[str, Tensor], seconds: f
         f"{seconds:.1f} s" if seconds < 100 else duration(seconds),
     ]
     return "  ".join([*parts, f"ETA {duration(left)}"] if done < epochs else parts)
+
+
+def weights_line(weights: Sequence[float], class_names: Sequence[str]) -> str:
+    """Formats the smallest and the largest weight of a class."""
+    (low, one), (high, other) = (choose(zip(weights, class_names, strict=True)) for choose in (min, max))
+    return f"class weights: {low:.3g} ({printable(one)}) to {high:.3g} ({printable(other)})"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,10 @@
-"""Arguments that come from a checkpoint, and class paths of former versions among those that the user gives."""
+"""What is evaluated: a checkpoint, whose arguments the user's override, or weights that the user has named.
+
+Class paths of former versions among the arguments are replaced by those of today.
+"""
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +12,10 @@ from typing import Any
 
 import torch
 from jsonargparse import get_loader
+from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_resnets.cli.config_checks import read_recipes, recipe_value
+from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError, UserError, local_path
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
@@ -17,6 +23,7 @@ from cifar_resnets.runs.plain_values import short
 from cifar_resnets.runs.resume import Start
 from cifar_resnets.support.bounded_yaml import check_aliases
 from cifar_resnets.support.former_names import current_names
+from cifar_resnets.support.text import printable
 
 NEED_CHECKPOINT = ("validate", "test", "predict")
 OWN_CLASSES = "cifar_resnets."
@@ -30,13 +37,13 @@ def load_recipe(text: str) -> Any:
 
 
 def given_checkpoint(args: Sequence[str]) -> Start:
-    """Reads the checkpoint of an evaluation; there is none in the result for other subcommands.
+    """Reads the checkpoint of an evaluation; there is none in the result for other subcommands, and for weights.
 
     Args:
         args: the command line, the subcommand first.
 
     Raises:
-        ConfigurationError: when an evaluation is given none.
+        ConfigurationError: when an evaluation is given neither a checkpoint nor weights.
         CheckpointError: when it is missing, or was not written by `fit`.
     """
     path = None
@@ -45,9 +52,46 @@ def given_checkpoint(args: Sequence[str]) -> Start:
     if path is not None:
         path = local_path("--ckpt_path", path)
         return Start(checkpoint=Path(path), content=read_evaluable(Path(path)))
-    if args[0] in NEED_CHECKPOINT and not {"-h", "--help"} & set(args):
-        raise ConfigurationError(f"{args[0]}: --ckpt_path is missing, give the checkpoint of a fit")
+    if not {"-h", "--help"} & set(args):
+        check_evaluated(args[0], None, _given_weights(args))
     return Start()
+
+
+def _given_weights(args: Sequence[str]) -> str | None:
+    typed = _value_of(args, "--model.weights")
+    weights = recipe_value(args, "model.weights") if typed is None else typed
+    return None if weights == "null" else weights
+
+
+def check_evaluated(command: str, checkpoint: object, weights: str | None) -> None:
+    """Raises ConfigurationError if an evaluation is given neither a checkpoint nor `model.weights`, or both."""
+    if command in NEED_CHECKPOINT and checkpoint is None and weights is None:
+        ways = "give the checkpoint of a fit, or other weights as --model.weights with --model.network and --data"
+        raise ConfigurationError(f"{command}: --ckpt_path is missing, {ways}")
+    if checkpoint is not None and weights is not None:
+        raise ConfigurationError(f"model.weights: {command} reads --ckpt_path alone, leave it out or give null")
+
+
+def weights_record(weights: str | None) -> dict[str, Any]:
+    """Returns path and SHA-256 of `model.weights` for `run.json`; nothing without them."""
+    if weights is None:
+        return {}
+    with open(weights, "rb") as file:
+        return {"weights": {"file": weights, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}}
+
+
+@rank_zero_only
+def show_weights(command: str, weights: str | None, data: ImageDataModule) -> None:
+    """Prints which weights an evaluation without a checkpoint is of, and what only the user can know of them."""
+    if command not in NEED_CHECKPOINT:
+        return
+    print(f"weights: {printable(str(weights))}")
+    if data.mean is None:
+        print(
+            "the images are normalised by the training images' statistics, give --data.mean and --data.std for others"
+        )
+    if command == "validate":
+        print("validation images that are drawn from the training images may have been trained on")
 
 
 def read_evaluable(path: Path) -> dict[str, Any]:

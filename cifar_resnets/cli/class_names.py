@@ -21,11 +21,13 @@ def network_classes(
 ) -> list[str]:
     """Returns the class names of the network: of the data that it is trained on, or of the checkpoint.
 
+    Public weights that are evaluated know no names: theirs are those of the data, if none are given.
+
     Args:
         command: the subcommand.
         data: of this command; only the images of the network's classes are tested, and so it is changed in place.
         given: `model.class_names`, if the user gives it: what the classes of the checkpoint are called in the data.
-        checkpoint: that is evaluated, or from which a run is resumed.
+        checkpoint: that is evaluated, or from which a run is resumed; None for a new run, or public weights.
 
     Raises:
         ConfigurationError: when the classes of the data are not those of the network, or in another order, or when
@@ -33,9 +35,9 @@ def network_classes(
         CheckpointError: when the checkpoint has another number of classes.
     """
     names = None if given is None else list(map(str, given))
-    if checkpoint is None or command not in NEED_CHECKPOINT:
+    if command not in NEED_CHECKPOINT:
         return _trained(data, names, checkpoint)
-    names = names or list(checkpoint["hyper_parameters"]["class_names"])
+    names = names or (data.class_names if checkpoint is None else list(checkpoint["hyper_parameters"]["class_names"]))
     if command == "validate":
         return _validated(data, names, checkpoint)
     return _tested(data, names, checkpoint)
@@ -51,17 +53,17 @@ def _trained(data: ImageDataModule, given: list[str] | None, checkpoint: Checkpo
     if len(former) != len(names):
         raise CheckpointError(f"--ckpt_path: {_both(former, names)}")
     if given is None and former != names:
-        raise _others(former, names)
+        raise _others(former, names, checkpoint)
     check_resumable(changed_settings(data_settings(checkpoint.get("data")), data_settings(data.describe())))
     return names
 
 
-def _validated(data: ImageDataModule, names: list[str], checkpoint: Checkpoint) -> list[str]:
+def _validated(data: ImageDataModule, names: list[str], checkpoint: Checkpoint | None) -> list[str]:
     if not _is_given(data, checkpoint):
         data.classes = names if set(names) <= set(data.source_classes()) else None
     if data.class_names != names:  # with some of the classes, others would be the validation images
-        raise _others(names, data.class_names)
-    then, now = data_settings(checkpoint["data"]), data_settings(data.describe())
+        raise _others(names, data.class_names, checkpoint)
+    then, now = data_settings(checkpoint and checkpoint["data"]), data_settings(data.describe())
     if is_same_source(then, now):
         texts = [change.text for change in changed_settings(then, now) if change.setting in _SPLIT]
         if texts:
@@ -70,36 +72,41 @@ def _validated(data: ImageDataModule, names: list[str], checkpoint: Checkpoint) 
     return names
 
 
-def _tested(data: ImageDataModule, names: list[str], checkpoint: Checkpoint) -> list[str]:
+def _tested(data: ImageDataModule, names: list[str], checkpoint: Checkpoint | None) -> list[str]:
     is_given = _is_given(data, checkpoint)
     data.network_classes = names
     if not is_given:
-        data.classes = _present(data, names)
+        data.classes = _present(data, names, checkpoint)
     if data.class_names != [name for name in names if name in data.class_names]:
-        raise _others(names, data.class_names)
+        raise _others(names, data.class_names, checkpoint)
     if len(data.class_names) < len(names):
+        if data.mean is None:  # as of public weights: those of all training images are not at hand
+            raise ConfigurationError("data.mean: give it and data.std, only some of the network's classes are evaluated")
         _say(f"evaluated on {len(data.class_names)} of the network's {len(names)} classes", data.class_names)
     return names
 
 
-def _is_given(data: ImageDataModule, checkpoint: Checkpoint) -> bool:
+def _is_given(data: ImageDataModule, checkpoint: Checkpoint | None) -> bool:
     """Returns whether the user gives `data.classes`: if not, they are the checkpoint's."""
-    return bool(data.classes != checkpoint["data"]["init_args"].get("classes"))
+    return bool(data.classes != (checkpoint and checkpoint["data"]["init_args"].get("classes")))
 
 
-def _present(data: ImageDataModule, names: Sequence[str]) -> list[str]:
+def _present(data: ImageDataModule, names: Sequence[str], checkpoint: Checkpoint | None) -> list[str]:
     """Returns the network's classes that the data have, and says which of the data the network does not have."""
     there = data.source_classes()
     present, more = [name for name in names if name in there], [name for name in there if name not in names]
     if not present or (more and len(present) < len(names)):  # a class may have another name now
-        raise _others(names, there)
+        raise _others(names, there, checkpoint)
     if more:
         _say("the images of these classes, which the network does not have, are left out", more)
     return present
 
 
-def _others(network: Sequence[str], data: Sequence[str]) -> ConfigurationError:
-    remedy = "give --data.classes in the network's order, or --model.class_names if only the names are others"
+def _others(network: Sequence[str], data: Sequence[str], checkpoint: Checkpoint | None) -> ConfigurationError:
+    order = "give --data.classes in the network's order"
+    if checkpoint is None:
+        return ConfigurationError(f"model.class_names: {_both(network, data)}: {order}")
+    remedy = f"{order}, or --model.class_names if only the names are others"
     return ConfigurationError(f"--ckpt_path: {_both(network, data)}: {remedy}")
 
 

@@ -187,6 +187,10 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
                 raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
     check_callbacks(_classes(_value(values, "trainer.callbacks"), "trainer.callbacks"))
     check_best(values.get("checkpoint") or {})
+    is_balanced = _value(values, "model.class_weights") == "balanced"
+    if command == "fit" and is_balanced and _value(values, "data.init_args.balance"):
+        remedy = "leave one of them out"
+        raise ConfigurationError(f"model.class_weights: data.balance true shows each class equally often: {remedy}")
     if command == "fit" and _value(values, "model.schedule.init_args.lr_min") == "found":
         has_finder = any(base.__name__ == "LRFinder" for _, cls, _ in _classes(values) for base in cls.__mro__)
         if not (has_finder or _value(values, "trainer.fast_dev_run") or values.get("ckpt_path")):

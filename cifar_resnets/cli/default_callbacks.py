@@ -37,7 +37,7 @@ from cifar_resnets.callbacks.sync_buffers import AgreeingBuffers
 from cifar_resnets.callbacks.writable_folders import WritableFolders
 from cifar_resnets.distributed.sync_batchnorm import BatchNormSync
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.runs.resume import Start
 from cifar_resnets.runs.run_dir import CHECKPOINTS, claim_checkpoints, claim_run_dir, lock_run_dir, remove_links

@@ -37,7 +37,7 @@ from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError, DivergenceError, SearchError, UserError, memory_error
 from cifar_resnets.models.registry import without_weights
 from cifar_resnets.runs import resume
-from cifar_resnets.runs.checkpoint_file import KEY, AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_io import KEY, AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
 from cifar_resnets.runs.run_dir import CHECKPOINTS, missing_folders, name_of_run, remove_unused
 from cifar_resnets.support.former_names import current_names
@@ -139,8 +139,7 @@ class CLI(LightningCLI):
         check_values(args[0], self.config[args[0]].as_dict())
         best = self.config[args[0]].checkpoint
         best.mode = best_of("checkpoint.mode", best.monitor, best.mode)  # which config.yaml then says
-        if checkpoint is not None and self.config[args[0]].model.weights is not None:
-            raise ConfigurationError(f"model.weights: {args[0]} reads --ckpt_path alone, leave it out or give null")
+        checkpoint_args.check_evaluated(args[0], checkpoint, self.config[args[0]].model.weights)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's method lets the checkpoint override what the user typed; `parse_arguments` does the opposite.
@@ -222,6 +221,7 @@ class CLI(LightningCLI):
         root, name = Path(config.trainer.default_root_dir), self._name(config, self.model.hparams["network"])
         parents = missing_folders(root / name)
         record = {"subcommand": self.subcommand, "seed": config.seed_everything, **resume.identity(self.arguments)}
+        record |= checkpoint_args.weights_record(self.model.weights)
         if self.subcommand == "fit" and self.start.run_dir is None:
             rank_zero_only(claim_checkpoint_folders)(config)
         # the other ranks write nothing
@@ -236,15 +236,14 @@ class CLI(LightningCLI):
     def _name(self, config: Namespace, network: str) -> str:
         """Returns the name of the run: as given, of the run whose checkpoint is evaluated, or the network's."""
         path, content = self.start.checkpoint, self.start.content
-        known = None
-        if self.subcommand != "fit" and path is not None and content is not None:
-            known = name_of_run(path, content.get(KEY))
+        known = name_of_run(path, content.get(KEY)) if self.subcommand != "fit" and path and content else None
         return config.name or known or network.replace(":", ".")
 
     def after_instantiate_classes(self) -> None:
         """Checks that the checkpoint fits the network, and hands it to the Trainer."""
         path, content = self.start.checkpoint, self.start.content
         if path is None or content is None:
+            checkpoint_args.show_weights(str(self.subcommand), self.model.weights, self.datamodule)
             return
         if self.subcommand != "fit" and not checkpoint_args.names_root(self.arguments):
             self.datamodule.may_download = False

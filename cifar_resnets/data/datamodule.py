@@ -18,6 +18,7 @@ from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.digests import NAMES, digest
 from cifar_resnets.data.loaders import EvalLoader, TrainLoader, check_batch_size
 from cifar_resnets.data.split import split_indices
+from cifar_resnets.data.statistics import channel_statistics, class_frequencies
 from cifar_resnets.errors import ConfigurationError, DataError, require
 from cifar_resnets.support.bounded_yaml import read_by_yaml_as
 from cifar_resnets.support.signature import parameters_of
@@ -44,6 +45,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         split_seed: seed of the validation split, separate from the run's seed, to compare runs on the same images.
         num_train: size of a stratified subset of the training images to train on; all if not given.
         classes: use only these classes, relabelled from 0 in the order given; all if not given.
+        balance: show the images of each class equally often in an epoch, which stays as long: those of a rare class
+            several times, of a frequent one some, see `balanced_order`. Validation and test images are as they are.
         augment: augmentation of the training images; none if null.
         mean: per channel, on the scale 0 to 1; of the training images if not given.
         std: per channel, on the scale 0 to 1; of the training images if not given.
@@ -62,6 +65,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         split_seed: int = 0,
         num_train: int | None = None,
         classes: list[str | int | float | bool | None] | None = None,
+        balance: bool = False,
         augment: Augmentation | None = DEFAULT_AUGMENTATION,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -85,6 +89,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.split_seed = split_seed
         self.num_train = num_train
         self.classes = None if classes is None else [str(name) for name in classes]  # YAML reads 7 as int
+        self.balance = balance
         self.augment = augment
         self.mean = mean
         self.std = std
@@ -160,6 +165,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Number of batches per epoch, on each rank."""
         return len(self._set("train")[0]) // self.batch_size
 
+    @property
+    def class_frequencies(self) -> list[float]:
+        """Part of each class in the training images, as they are shown in an epoch."""
+        return class_frequencies(self._set("train")[1].numpy(), len(self.class_names), self.balance)
+
     def setup(self, stage: str) -> None:
         """Reads the images of a stage; `fit` and `validate` never read the test images."""
         if stage in ("fit", "validate"):
@@ -201,6 +211,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             augmentation=self.augment or Augmentation(crop_padding=0, flip=False),
             seed=self.seed,
             num_classes=len(self.class_names),
+            balance=self.balance,
             repeats=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # of Lightning
             **self._shared,
         )
@@ -272,17 +283,3 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             raise DataError(f"{type(self).__name__}: there are no {split} images")
         # a source may return a view of (n, c, h, w) or BGR images, but torch and the loaders need contiguous memory
         return np.ascontiguousarray(images), labels
-
-
-def channel_statistics(images: Images) -> tuple[list[float], list[float]]:
-    """Computes exact mean and standard deviation per channel of uint8 images (n, h, w, c), on the scale 0 to 1."""
-    values = np.arange(256)
-    mean, std = [], []
-    for channel in range(images.shape[-1]):
-        histogram = np.bincount(images[..., channel].ravel(), minlength=256)
-        centre = float((histogram * values).sum() / histogram.sum())
-        variance = float((histogram * (values - centre) ** 2).sum() / histogram.sum())
-        mean.append(centre / 255)
-        # at least one grey level, so that a channel without contrast does not divide by 0
-        std.append(max(variance**0.5, 1.0) / 255)
-    return mean, std

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_resnets.data.datamodule import Images
 from cifar_resnets.data.image_modes import to_rgb, white_level
 from cifar_resnets.errors import ConfigurationError, DataError
 
@@ -23,6 +23,8 @@ from cifar_resnets.errors import ConfigurationError, DataError
 _NOT_DECODED = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 _BLOCK = 256  # images per task of the thread pool
 _MAX_THREADS = min(8, os.cpu_count() or 1)  # more are slower: decoding a small image mostly holds the GIL
+
+Images = NDArray[np.uint8]  # as in `datamodule`, which imports Lightning
 
 logger = logging.getLogger(__name__)
 

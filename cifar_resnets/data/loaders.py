@@ -4,12 +4,10 @@ Neither is a `torch.utils.data.DataLoader`: Lightning accepts any iterable with 
 ranks.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,55 +17,14 @@ from cifar_resnets.data.augment import (
     augment,
     crop_and_flip,
     cutout,
-    draw,
     normalize,
     pad,
     with_mirrored,
 )
+from cifar_resnets.data.sampler import CPU, EpochSampler
 from cifar_resnets.errors import ConfigurationError
 
 Batch = tuple[Tensor, Tensor]
-CPU = torch.device("cpu")
-FIRST_FLIPS = (0,)  # key of a generator; the keys of steps have two numbers
-
-
-@dataclasses.dataclass
-class EpochSampler:
-    """Draws the order of the images and their augmentation as a function of (seed, epoch) alone.
-
-    Lightning calls `set_epoch` before each epoch, also after a resume.
-    """
-
-    num_images: int
-    size: tuple[int, int]
-    augmentation: Augmentation
-    seed: int
-    device: torch.device = CPU
-    repeats: bool = False
-    epoch: int = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration; a sampler that `repeats` stays in the first one."""
-        self.epoch = 0 if self.repeats else epoch
-
-    def generator(self, *keys: int) -> torch.Generator:
-        """Returns a generator for this epoch and the given keys, independent of all others."""
-        return _generator((self.seed, self.epoch), keys, self.device)
-
-    def plan(self) -> tuple[Tensor, Draws]:
-        """Draws the order of the images (num_images,) and the augmentation of each position in it."""
-        generator = self.generator()
-        order = torch.randperm(self.num_images, generator=generator, device=self.device)
-        draws = draw(self.augmentation, self.num_images, self.size, generator)
-        if self.augmentation.alternating_flip:
-            draws = dataclasses.replace(draws, flips=self._is_flipped()[order])
-        return order, draws
-
-    def _is_flipped(self) -> Tensor:
-        """Returns which images an alternating flip mirrors in this epoch: (num_images,) of bool."""
-        generator = _generator((self.seed, 0), FIRST_FLIPS, self.device)
-        first = torch.randint(2, (self.num_images,), generator=generator, device=self.device).bool()
-        return first ^ bool(self.epoch % 2)
 
 
 class TrainLoader:
@@ -89,6 +46,7 @@ class TrainLoader:
         augmentation: applied to each image.
         seed: of the order and the augmentation.
         num_classes: for mixup and CutMix, whose labels are probabilities (n, num_classes).
+        balance: whether an epoch shows each class equally often, see `balanced_order`.
         repeats: whether each epoch has the batches of the first one.
         rank: of this process.
         world_size: number of ranks.
@@ -108,6 +66,7 @@ class TrainLoader:
         augmentation: Augmentation,
         seed: int,
         num_classes: int,
+        balance: bool = False,
         repeats: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -119,14 +78,15 @@ class TrainLoader:
         # drawn on the GPU, the numbers need no copy that it has to wait for; other accelerators have no float64
         on_gpu = images.device.type == "cuda"
         device = images.device if on_gpu else CPU
-        self.sampler = EpochSampler(len(images), self.size, augmentation, seed, device, repeats)
+        balanced_labels = labels.to(device) if balance else None
+        self.sampler = EpochSampler(len(images), self.size, augmentation, seed, device, repeats, balanced_labels)
         self._augment = Compiled(augment) if on_gpu else _augment_in_steps
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._augmentation = augmentation
         mirrors = augmentation.flip and not on_gpu
         self._padded = pad(with_mirrored(images) if mirrors else images, augmentation)
         self._labels = labels
-        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+        self._mean, self._std = on_pixel_scale(mean, std, images.device)
         self._mix = _mixing(augmentation, num_classes)
         self._start = self._done = 0  # batches of the epoch
 
@@ -242,7 +202,7 @@ class EvalLoader:
         self.rank, self.world_size = rank, world_size
         self._images, self._labels = images.contiguous(), labels
         self._num_batches = min(-(-len(images) // batch_size), len(images) // world_size)
-        self._mean, self._std = _on_pixel_scale(mean, std, images.device)
+        self._mean, self._std = on_pixel_scale(mean, std, images.device)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -264,13 +224,8 @@ class EvalLoader:
         return slice(part * len(self._images) // parts, (part + 1) * len(self._images) // parts)
 
 
-def _generator(entropy: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> torch.Generator:
-    # keys are no further entropy, with which (seed, epoch) and (seed, epoch, 0, 0) would give the same numbers
-    state = np.random.SeedSequence(entropy, spawn_key=keys).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
-
-
-def _on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+def on_pixel_scale(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns mean and deviation (c,) on the scale 0 to 255, in float32 on a device."""
     return tuple(torch.tensor(values, dtype=torch.float64).mul(255).float().to(device) for values in (mean, std))  # type: ignore[return-value]  # two values in, two out
 
 

@@ -1,6 +1,7 @@
 """Loss and accuracy of training, validation and test images, overall and per class, exact for any number of ranks."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,24 @@ class Evaluation:
         return self.confusion.diagonal().sum().item() / self.num_images
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Returns the mean accuracy of the classes that have images.
+
+        Source: `sklearn.metrics.balanced_accuracy_score`.
+        """
+        return statistics.fmean(each for each in self.class_accuracy if not math.isnan(each))
+
+    @property
+    def macro_f1(self) -> float:
+        """Returns the mean F1 score of the classes that have images or are predicted.
+
+        A class without images that is predicted counts as 0, one that is not predicted either does not count.
+        Source: `sklearn.metrics.f1_score` with `average="macro"`.
+        """
+        of_both = self.confusion.sum(dim=0) + self.confusion.sum(dim=1)  # images of each class, and predictions
+        return (2 * self.confusion.diagonal().double() / of_both).nanmean().item()
+
+    @property
     def num_images(self) -> int:
         """Returns the number of images."""
         return int(self.confusion.sum())
@@ -56,7 +75,8 @@ class Evaluation:
         optional = {f"{stage}/acc_top5": self.top5, f"{stage}/acc_tta": self.tta_accuracy}
         known = {tag: value for tag, value in optional.items() if value is not None}
         per_class = {f"{stage}_class_acc/{n}": a for n, a in zip(class_names, self.class_accuracy, strict=True)}
-        return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **known, **per_class}
+        balanced = {f"{stage}/acc_balanced": self.balanced_accuracy, f"{stage}/f1_macro": self.macro_f1}
+        return {f"{stage}/loss": self.loss, f"{stage}/acc": self.accuracy, **balanced, **known, **per_class}
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Returns counts and accuracies with 95 % intervals, ready for JSON; None stands for NaN and infinity."""
@@ -65,7 +85,8 @@ class Evaluation:
         loss = self.loss if math.isfinite(self.loss) else None
         whole = _proportion(sum(correct), sum(images))
         tta = {} if self.tta_correct is None else {"tta": _proportion(self.tta_correct, sum(images))}
-        return {**whole, **tta, "top5": self.top5, "loss": loss, "classes": classes}
+        balanced = {"balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
+        return {**whole, **balanced, **tta, "top5": self.top5, "loss": loss, "classes": classes}
 
 
 class EvaluationMetrics(nn.Module):

@@ -63,6 +63,7 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     where, own = f"weights: {file}", network.state_dict()
     state = _strip_prefixes(_find_state(read_file(file, "weights"), where), own)
     state = _rename(_check_kind(state, where), own, _classifier_name(network), where)
+    _check_head(state, own, _classifier_name(network), where)
     _check_names(state, own, where)
     _check_finite(state, own, where)
     network.load_state_dict({**own, **state})
@@ -180,6 +181,16 @@ def _other_names(name: str, classifier: str) -> Iterator[str]:
 def _classifier_name(network: nn.Module) -> str:
     classifier = getattr(network, "get_classifier", lambda: None)()
     return next((name for name, module in network.named_modules() if module is classifier), "fc")
+
+
+def _check_head(state: State, own: State, classifier: str, where: str) -> None:
+    """Raises CheckpointError if the network is the file's but for the number of its classes."""
+    differ = {name for name in own.keys() & state.keys() if not _fits(state[name], own[name])}
+    head, bias = f"{classifier}.weight", f"{classifier}.bias"
+    if head in differ and not differ - {head, bias} and state[head].shape[1:] == own[head].shape[1:]:
+        has, wants = len(state[head]), len(own[head])
+        remedy = f"give data of {has} classes, or all {has} names as --model.class_names to evaluate some of them"
+        raise CheckpointError(f"{where} has a head of {has} classes, the network has {wants}: {remedy}")
 
 
 def _check_names(state: State, own: State, where: str) -> None:

@@ -31,6 +31,8 @@ def figures(run: Run) -> list[Fact]:
     """Returns the other figures of a run, those that are known."""
     facts = _validation(run)
     if run.evaluation is not None:
+        means = {"balanced accuracy": run.evaluation.balanced_accuracy, "macro F1": run.evaluation.macro_f1}
+        facts += [Fact(name, percent(value)) for name, value in means.items() if value is not None]
         facts += [Fact("top-5 accuracy", percent(run.evaluation.top5))] if run.evaluation.top5 is not None else []
         loss = number(run.evaluation.loss)
         facts.append(Fact(f"{STAGES[run.stage]} loss", loss if loss == MISSING else f"{loss}{SPACE}nats"))

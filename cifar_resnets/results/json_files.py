@@ -37,7 +37,10 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The contents of `test.json` or `val.json`; losses in nats; not complete with `trainer.limit_test_batches`."""
+    """The contents of `test.json` or `val.json`; losses in nats; not complete with `trainer.limit_test_batches`.
+
+    Version 0.1.0 wrote neither the balanced accuracy nor the macro F1 score.
+    """
 
     checkpoint: str
     total: Proportion
@@ -45,6 +48,8 @@ class Evaluation:
     loss: float | None
     top5: float | None
     complete: bool = True
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ def read_evaluation(path: Path) -> Evaluation:
     loss, top5 = (None if data[key] is None else float(data[key]) for key in ("loss", "top5"))
     checkpoint = str(data["checkpoint"])  # "None" where the weights of the last step were tested
     complete = data.get("complete") is not False  # version 0.1.0 does not say
-    return Evaluation("" if checkpoint == "None" else checkpoint, total, classes, loss, top5, complete)
+    known = {name: _part(data[name]) for name in ("balanced_accuracy", "macro_f1") if data.get(name) is not None}
+    return Evaluation("" if checkpoint == "None" else checkpoint, total, classes, loss, top5, complete, **known)
 
 
 def _proportion(row: Mapping[str, Any]) -> Proportion:

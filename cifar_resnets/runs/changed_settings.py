@@ -29,10 +29,10 @@ SETTINGS = {
     OPTIMIZER: "model.lr model.schedule model.weight_decay model.optimizer model.optimizer_args "
     "model.decay_norm_and_bias model.norm_bias_scale",
     EPOCH_END: "data.batch_size trainer.accumulate_grad_batches trainer.limit_train_batches trainer.overfit_batches",
-    LISTED: "seed_everything model.network model.network_args model.label_smoothing model.tta data data.augment "
-    "data.mean data.std data.root data.image_size data.background data.coarse trainer.precision "
-    "trainer.gradient_clip_val trainer.gradient_clip_algorithm trainer.deterministic trainer.sync_batchnorm "
-    "trainer.devices trainer.accelerator trainer.limit_val_batches trainer.val_check_interval "
+    LISTED: "seed_everything model.network model.network_args model.label_smoothing model.class_weights model.tta data "
+    "data.balance data.augment data.mean data.std data.root data.image_size data.background data.coarse "
+    "trainer.precision trainer.gradient_clip_val trainer.gradient_clip_algorithm trainer.deterministic "
+    "trainer.sync_batchnorm trainer.devices trainer.accelerator trainer.limit_val_batches trainer.val_check_interval "
     "trainer.check_val_every_n_epoch",
     LENGTH: "trainer.max_epochs trainer.max_steps",
     SILENT: "model.channels_last model.compile model.fast data.eval_batch_size trainer.min_epochs trainer.min_steps "

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from cifar_resnets.models.registry import weights_elsewhere
-from cifar_resnets.runs.log_files import EVENTS
 from cifar_resnets.runs.plain_values import describe, short
 
 DEPTHS = ("depth", "depths", "layers", "num_layers", "num_blocks")  # arguments of networks that count layers
+EVENTS = "events.out.tfevents.*"  # files of TensorBoard
 KEY = "continuation"  # of the part of a checkpoint that callbacks/exact_resume.py adds
 
 
@@ -80,6 +80,10 @@ PLAIN = Kind("a plain value", lambda value: value is None or isinstance(value, (
 KEYS = Kind("keys with values", lambda value: isinstance(value, Mapping))
 EVENT_FILE = Kind(f"the name of a file {EVENTS}", _is_event_file)
 VERSION = Kind("a version 2.x", lambda value: TEXT.fits(value) and re.fullmatch(r"2\.[\w.+-]{1,50}", value) is not None)
+WEIGHTS = Kind(
+    "balanced, or a list of numbers above 0",
+    lambda value: value == "balanced" or (type(value) in (list, tuple) and all(map(POSITIVE.fits, value))),
+)
 PLACE = Kind("batch, validation or epoch", lambda value: value in ("batch", "validation", "epoch"))
 
 CLASS = {"class_path": TEXT, "init_args?": KEYS}
@@ -90,6 +94,7 @@ HYPER_PARAMETERS = {
     "network_args?": KEYS,
     "init?": Many(TEXT, 0),
     "label_smoothing?": NOT_NEGATIVE,
+    "class_weights?": Maybe(WEIGHTS),
     "optimizer?": TEXT,
     "lr?": POSITIVE,
     "weight_decay?": NOT_NEGATIVE,
@@ -108,6 +113,7 @@ SOURCE = {
     "val_fraction?": NUMBER,
     "split_seed?": COUNT,
     "num_train?": Maybe(COUNT),
+    "balance?": FLAG,
     "classes?": Maybe(Many(TEXT)),
     "augment?": Maybe(KEYS),
     "mean?": Maybe(Many(NUMBER)),
@@ -281,6 +287,9 @@ def _contradiction(content: Mapping[str, Any]) -> str | None:
     if classes and described and list(classes) != list(described):
         both = short(str(classes)), short(str(described))
         return "hyper_parameters.class_names {} are not data.init_args.classes, {}".format(*both)
+    weights = content["hyper_parameters"].get("class_weights") if classes else None
+    if classes and isinstance(weights, (list, tuple)) and len(weights) != len(classes):
+        return f"hyper_parameters.class_weights are {len(weights)} numbers for {len(classes)} classes"
     is_ours = classes and ":" not in content["hyper_parameters"]["network"]  # the user trusts a function of a module
     if is_ours and "state_dict" in content and (key := _too_large(content)):
         return f"hyper_parameters.network_args.{short(key)} is larger than the network that the weights are of"

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from cifar_resnets.results.csv_files import read_rows
+from cifar_resnets.runs.checkpoint_schema import EVENTS
 from cifar_resnets.support.atomic_file import replacing
 
-EVENTS = "events.out.tfevents.*"
 METRICS = "metrics.csv"
 
 

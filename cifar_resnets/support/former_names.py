@@ -1,4 +1,4 @@
-"""Class paths of version 0.1.0, which stand in recipes and checkpoints, and where the classes are now."""
+"""Class paths of former versions, which stand in recipes and checkpoints, and where the classes are now."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ NOW = {
     "cifar_resnets.reports.writer.ReportWriter": "cifar_resnets.callbacks.report_writer.ReportWriter",
     "cifar_resnets.runs.batch_norm.AgreeingBuffers": "cifar_resnets.callbacks.sync_buffers.AgreeingBuffers",
     "cifar_resnets.runs.batch_norm.BatchNormSync": "cifar_resnets.distributed.sync_batchnorm.BatchNormSync",
+    "cifar_resnets.runs.checkpoint_file.AtomicCheckpointIO": "cifar_resnets.runs.checkpoint_io.AtomicCheckpointIO",
     "cifar_resnets.runs.continuation.Continuation": "cifar_resnets.callbacks.exact_resume.Continuation",
     "cifar_resnets.runs.guards.NonfiniteGuard": "cifar_resnets.callbacks.nonfinite_guard.NonfiniteGuard",
     "cifar_resnets.runs.guards.WritableFolders": "cifar_resnets.callbacks.writable_folders.WritableFolders",

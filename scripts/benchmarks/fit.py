@@ -22,7 +22,7 @@ from cifar_resnets.cli.train import CLI, run
 from cifar_resnets.data.datamodule import ImageDataModule, Images, Labels, Split
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 from cifar_resnets.runs.log_files import MetricsFile
 from cifar_resnets.training.schedules import OneCycle
 

@@ -14,7 +14,8 @@ from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO, read_checkpoint_file
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"depths": [1], "widths": [8], "stem_width": 8}

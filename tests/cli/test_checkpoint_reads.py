@@ -13,7 +13,7 @@ from processes import run
 from support import TINY, Result
 
 from cifar_resnets.classifier import ImageClassifier
-from cifar_resnets.runs import checkpoint_file
+from cifar_resnets.runs import checkpoint_file, checkpoint_io
 
 Run = Callable[..., Result]
 CHECKPOINTS = "logs/tiny/version_0/checkpoints"
@@ -37,7 +37,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(owner, name, noting)
 
     note(Path, "read_bytes", lambda path: path.name if path.suffix == ".ckpt" else None)
-    note(checkpoint_file, "write_checkpoint", lambda content, path: f"wrote {path.name}")
+    note(checkpoint_io, "write_checkpoint", lambda content, path: f"wrote {path.name}")
     note(hashlib, "sha256", lambda data=b"": "hashed" if isinstance(data, memoryview) else None)
     note(torch, "load", lambda *args: "unpickled")
     note(ImageClassifier, "load_state_dict", lambda *args: "loaded")

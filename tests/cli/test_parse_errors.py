@@ -15,7 +15,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from cifar_resnets.cli.parse_errors import BASES, explain, is_of_trainer, unknown_metric, user_error
 from cifar_resnets.errors import CheckpointError
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "data.batch_size"]
 

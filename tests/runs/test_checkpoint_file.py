@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from cifar_resnets.errors import CheckpointError, output_error
-from cifar_resnets.runs.checkpoint_file import AtomicCheckpointIO, read_checkpoint_file, write_checkpoint
+from cifar_resnets.runs.checkpoint_file import read_checkpoint_file, write_checkpoint
+from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 
 CONTENT: dict[str, Any] = {
     "state_dict": collections.OrderedDict(weight=torch.arange(6.0).reshape(2, 3)),
