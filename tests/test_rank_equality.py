@@ -56,7 +56,8 @@ class FinalState(pl.Callback):
 
 def ten_steps(folder: Path, ranks: int, schedule: Schedule, synchronised: bool, **changes: Any) -> list[dict]:
     """Weights and buffers of each rank after ten steps of 40 images, in float64."""
-    module_changes = {key: changes.pop(key) for key in ("network", "network_args", "optimizer") if key in changes}
+    of_module = ("network", "network_args", "optimizer", "freeze", "unfreeze_epoch")
+    module_changes = {key: changes.pop(key) for key in of_module if key in changes}
     torch.manual_seed(0)
     arguments = {"network_args": TINY_NETWORK, "schedule": schedule, "lr": 0.1} | module_changes
     module = ImageClassifier(Digits().class_names, **arguments)
@@ -96,8 +97,9 @@ def test_ranks_that_synchronise_batch_norm_train_as_one(tmp_path, ranks, schedul
         {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
         {"network": "test_efficientnet", "network_args": {"drop_path_rate": 0.0}},
         {"network": "cifar_resnet20", "network_args": TINY_NETWORK | {"shortcut": "C"}, "optimizer": "AdamW"},
+        {"freeze": "backbone", "unfreeze_epoch": 1},
     ],
-    ids=["accumulated and clipped", "timm's activated layers", "AdamW"],
+    ids=["accumulated and clipped", "timm's activated layers", "AdamW", "unfrozen after five steps"],
 )
 def test_so_does_any_other_recipe(tmp_path, changes):
     (alone,) = ten_steps(tmp_path, 1, SCHEDULES[1], synchronised=True, **changes)

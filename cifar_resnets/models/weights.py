@@ -77,7 +77,7 @@ def load_weights(module: nn.Module, file: str | Path, strict: bool = True) -> st
     _check_names(state, own, where)
     _check_finite(state, own, where)
     network.load_state_dict({**own, **state})
-    return None if line is None else f"{where} {line}"
+    return None if line is None else f"{where}: {line}"
 
 
 def read_file(file: str | Path, argument: str) -> Any:

@@ -138,7 +138,7 @@ def _selected(network: nn.Module, name: str) -> set[str]:
         return _stem(network)
     found = {each for each in parameters if f"{each}.".startswith(f"{name}.")}
     if not name or not found:
-        known = ["backbone", "stem", *parameters, *(each for each, _ in network.named_modules())]
+        known = ["backbone", "stem", *parameters, *(each for each, _ in network.named_modules() if each)]
         what = "has no parameters" if name in known else f"is no module of the network{did_you_mean(name, known)}"
         raise ConfigurationError(f"model.freeze: {name!r} {what}")
     return found
