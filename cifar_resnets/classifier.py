@@ -4,7 +4,7 @@ One training step, in order. Lightning's training loop calls the parts, or with 
 with `trainer.accumulate_grad_batches`, steps 5 to 9 follow only every so many batches.
 
 1. `data.loaders.TrainLoader` crops, flips and normalises a batch of the images in memory, and mixes it if configured.
-2. `on_train_batch_start` seeds dropout and stochastic depth for this batch alone (`training.seeding.seed_noise`).
+2. `on_train_batch_start` unfreezes layers if it is time, and seeds dropout and stochastic depth (`seed_noise`).
 3. `training_step` computes logits and loss (`logits_and_loss`) and hands them to the metrics (`TrainingMetrics.add`).
 4. The loop sets the gradients to None and computes new ones (`backward`), which DDP averages over the ranks.
 5. The callback `NonfiniteGuard` stops the run, or skips the step, if the loss or a gradient is infinite or NaN.
@@ -15,10 +15,7 @@ with `trainer.accumulate_grad_batches`, steps 5 to 9 follow only every so many b
 10. `on_train_batch_end` ends a run that has reached `trainer.max_steps`, with a validation.
 """
 
-import dataclasses
-import functools
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -32,19 +29,18 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import ConfigurationError, require
 from cifar_resnets.evaluation.metrics import Evaluation, EvaluationMetrics, TrainingMetrics
 from cifar_resnets.evaluation.tta import average_views, check_views
-from cifar_resnets.models.init import init_dirac, whiten_first_layer
-from cifar_resnets.models.registry import create_network, try_network, without_weights
-from cifar_resnets.models.weights import load_weights
+from cifar_resnets.models.init import NUM_WHITENED, initial_network, whiten_first_layer
+from cifar_resnets.models.registry import try_network, without_weights
+from cifar_resnets.training import losses
 from cifar_resnets.training.fast_loop import use_loop
-from cifar_resnets.training.losses import ClassWeights, checked_weights, cross_entropy, fit_weights, require_finite
-from cifar_resnets.training.optimizers import build_optimizer, rates
+from cifar_resnets.training.freezing import Freezing
+from cifar_resnets.training.optimizers import build_optimizer, check_rates, rates
 from cifar_resnets.training.run_length import batch_weight, run_length
 from cifar_resnets.training.schedules import Constant, Cosine, Schedule
 from cifar_resnets.training.seeding import seed_noise
 
-NUM_WHITENED = 2000  # images that determine the whitening filters
-OPTIMIZER_ARGS = ("lr", "weight_decay", "decay_norm_and_bias", "optimizer_args", "norm_bias_scale")
-_require = functools.partial(require, "model")
+OPTIMIZER_ARGS = ("lr", "weight_decay", "decay_norm_and_bias", "optimizer_args", "norm_bias_scale", "layer_decay")
+START = ("weights", "weights_strict", "pretrained")  # no hyperparameters
 
 
 class ImageClassifier(pl.LightningModule):
@@ -59,8 +55,13 @@ class ImageClassifier(pl.LightningModule):
         network_args: more arguments of the network, for example `{shortcut: B}`.
         weights: file with weights to start from: a checkpoint of ours, a state dict, or a public trainer's; see
             `load_weights`. Not read when a run is resumed.
+        weights_strict: refuse weights with a head of another number of classes, instead of leaving out the head.
+        pretrained: start from timm's weights of this network, of its hub or the hub's cache.
         init: special initial weights: `dirac`, convolutions that pass their channels on, see `init_dirac`;
             `whiten`, a first layer that whitens the training images and is not trained, see `whiten_first_layer`.
+        freeze: what is not trained: `backbone`, all but the classifier; `stem`, what comes before the first stage; or
+            names of modules, as `[conv1, layer1]`. Their batch norms are in evaluation mode.
+        unfreeze_epoch: number of epochs after which everything is trained; never if not given.
         label_smoothing: part of each label that is spread over all classes, from 0 to below 1.
         class_weights: weights of the classes in the training loss, of which only the ratios count: a number for each
             class, or `balanced`, in inverse proportion to its number of training images; see `losses.cross_entropy`.
@@ -70,6 +71,7 @@ class ImageClassifier(pl.LightningModule):
         weight_decay: weight decay.
         decay_norm_and_bias: decay all parameters, as He et al.; otherwise leave out biases and batch normalisation.
         norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
+        layer_decay: factor of the learning rate from each of timm's groups of layers to the one before, as 0.75.
         optimizer_args: more arguments of the optimizer, for example `{nesterov: false}`.
         schedule: OneCycle, Step, Cosine or Constant.
         channels_last: keep weights in the memory format that is fastest for convolutions.
@@ -90,14 +92,19 @@ class ImageClassifier(pl.LightningModule):
         network: str = "cifar_resnet20",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
+        weights_strict: bool = False,
+        pretrained: bool = False,
         init: list[Literal["dirac", "whiten"]] | None = None,
+        freeze: str | list[str] | None = None,
+        unfreeze_epoch: int | None = None,
         label_smoothing: float = 0.0,
-        class_weights: ClassWeights | None = None,
+        class_weights: losses.ClassWeights | None = None,
         optimizer: str = "SGD",
         lr: float = 0.1,
         weight_decay: float = 5e-4,
         decay_norm_and_bias: bool = True,
         norm_bias_scale: float = 1.0,
+        layer_decay: float = 1.0,
         optimizer_args: dict[str, Any] | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = True,
@@ -105,34 +112,28 @@ class ImageClassifier(pl.LightningModule):
         fast: bool = False,
         tta: list[str] | None = None,
     ) -> None:
-        _require(bool(class_names), "class_names", class_names, "the names of the classes")
-        _require(0 < lr < math.inf, "lr", lr, "a number above 0")
-        _require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
-        _require(0 < norm_bias_scale < math.inf, "norm_bias_scale", norm_bias_scale, "a number above 0")
+        require("model", bool(class_names), "class_names", class_names, "the names of the classes")
+        check_rates(lr, weight_decay, norm_bias_scale, layer_decay)
         check_views(tta or ())
-        class_weights = checked_weights(class_weights, label_smoothing, len(class_names or ()))
-        if weights is not None and init:
-            raise ConfigurationError(f"model.init: {', '.join(init)} would change model.weights, leave one of them out")
+        class_weights = losses.checked_weights(class_weights, label_smoothing, len(class_names or ()))
         class_names, init, tta = list(map(str, class_names or ())), list(init or ()), list(tta or ())
         network_args, optimizer_args = network_args or {}, optimizer_args or {}
         # a checkpoint's hyperparameters hold its configuration
         schedule = Schedule.from_config(schedule) if isinstance(schedule, Mapping) else schedule or Cosine()
         arguments = locals()
         super().__init__()
-        # primitives, so that a checkpoint holds no code; without `weights` and `pretrained`: it has weights of its own
-        hparams = {name: arguments[name] for name in inspect.signature(ImageClassifier).parameters if name != "weights"}
+        # primitives, so that a checkpoint holds no code; it has weights of its own
+        hparams = {key: arguments[key] for key in inspect.signature(ImageClassifier).parameters if key not in START}
         hparams |= {"schedule": schedule.to_config(), "network_args": without_weights(network_args)}
         self.save_hyperparameters(hparams, logger=False)
         self.class_names: list[str] = hparams["class_names"]
         self.label_smoothing, self.schedule, self.tta, self.weights = label_smoothing, schedule, tta, weights
         self.class_weights: Tensor | None = None  # (num_classes,), of the training images of a fit
-        self.network = create_network(network, len(class_names), network_args)
-        if "dirac" in init:
-            init_dirac(self.network)
-        if weights is not None:
-            load_weights(self.network, weights)
+        start = (init, weights, weights_strict, pretrained)
+        self.network, self.line_of_weights = initial_network(network, len(class_names), network_args, *start)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
+        self.freezing = Freezing(self.network, freeze, unfreeze_epoch)
         self._logits_and_loss = torch.compile(logits_and_loss, mode=compile) if compile else logits_and_loss
         self.train_metrics = TrainingMetrics(len(class_names))
         self.val_metrics, self.test_metrics = (EvaluationMetrics(len(class_names)) for _ in range(2))
@@ -148,15 +149,12 @@ class ImageClassifier(pl.LightningModule):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns the mean loss in nats of logits (n, num_classes) and labels, (n,) or (n, num_classes)."""
-        return cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
+        return losses.cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
 
     def setup(self, stage: str) -> None:
-        """Selects the loop, scales the weights of the classes, tries the network, and whitens it if `init` says so."""
+        """Selects the loop, tries and whitens the network, scales the weights of the classes, and freezes layers."""
         use_loop(self.trainer, fast=self.hparams["fast"])
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
-            frequencies, device = getattr(data, "class_frequencies", None), self.trainer.strategy.root_device
-            self.class_weights = fit_weights(self.hparams["class_weights"], frequencies, device)
         whitens = stage == "fit" and "whiten" in self.hparams["init"]
         if isinstance(data, ImageDataModule):
             try_network(self.network, self.hparams["network"], data.image_shape, len(self.class_names))
@@ -164,17 +162,28 @@ class ImageClassifier(pl.LightningModule):
             if whitens:
                 whiten_first_layer(self.network, data.sample(NUM_WHITENED))
         else:
-            _require(not whitens, "init", "whiten", "dirac alone, or an ImageDataModule to the Trainer")
+            require("model", not whitens, "init", "whiten", "dirac alone, or an ImageDataModule to the Trainer")
+        if stage == "fit":
+            frequencies, device = getattr(data, "class_frequencies", None), self.trainer.strategy.root_device
+            self.class_weights = losses.fit_weights(self.hparams["class_weights"], frequencies, device)
+            self.freezing.start(self.trainer)
 
     # Training.
 
     def on_train_start(self) -> None:
         """Raises ConfigurationError if no rate was found for `lr_min: found`."""
-        if self._awaits_lr_min and not getattr(self.trainer, "fast_dev_run", False):
+        if self.schedule.awaits_rate and not getattr(self.trainer, "fast_dev_run", False):
             raise ConfigurationError("model.schedule.lr_min: found takes trainer.callbacks LRFinder, or give a number")
 
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Sets the mode as `nn.Module.train`, but leaves batch norms of frozen layers in evaluation mode."""
+        super().train(mode)
+        self.freezing.set_modes()
+        return self
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds the random numbers of the network for this batch alone, and notes the factor of its loss."""
+        """Unfreezes, seeds the random numbers of the network for this batch alone, and notes the factor of its loss."""
+        self.freezing.follow(self.trainer)
         vars(self)["step_weight"] = batch_weight(self.trainer, batch_idx)
         seed = getattr(getattr(self.trainer, "datamodule", None), "seed", 0)
         seed_noise(self.device, seed, self.current_epoch, batch_idx, self.global_rank)
@@ -206,14 +215,9 @@ class ImageClassifier(pl.LightningModule):
         per_class = {f"train_class_acc/{n}": a for n, a in zip(self.class_names, class_accuracy, strict=True)}
         self.log_dict({"train/loss": loss, "train/acc": accuracy, **self.step_rates, **per_class})
 
-    def check_weights(self) -> None:
-        """Raises DivergenceError if a weight is infinite or NaN: a step with finite gradients can overflow it."""
-        finite = torch.stack([p.isfinite().all() for p in self.network.parameters()]).all()
-        require_finite("weights", finite, self.current_epoch, self.step_rates)
-
     def _check_training(self, loss: Tensor) -> None:  # for a Trainer without NonfiniteGuard, which checks each step
-        require_finite("training loss", loss.isfinite(), self.current_epoch, self.step_rates)
-        self.check_weights()
+        losses.require_finite("training loss", loss.isfinite(), self.current_epoch, self.step_rates)
+        losses.require_finite_weights(self.network, self.current_epoch, self.step_rates)
 
     # Evaluation.
 
@@ -256,11 +260,12 @@ class ImageClassifier(pl.LightningModule):
     # Optimisation.
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Builds the optimizer at the base rate `lr`; a subclass may give parameter groups rates of their own."""
+        """Builds the optimizer at the base rate `lr`, of all parameters that are trained now or after an unfreezing."""
         args = {name: self.hparams[name] for name in OPTIMIZER_ARGS}
         # in mixed precision Lightning clips no gradients of a fused optimizer
         fused = all(each.is_cuda for each in self.network.parameters()) and self.trainer.gradient_clip_val is None
-        return build_optimizer(self.network, self.hparams["optimizer"], **args, fused=fused)
+        with self.freezing.lifted():
+            return build_optimizer(self.network, self.hparams["optimizer"], **args, fused=fused)
 
     def set_rates(self, lr: float, lr_min: float | None = None) -> None:
         """Sets rates that were found, for the optimizer that is configured next.
@@ -270,13 +275,8 @@ class ImageClassifier(pl.LightningModule):
             lr_min: replaces `lr_min: found` of a one-cycle; if not given, its `div_factor` determines the rate.
         """
         self.hparams["lr"] = lr
-        if self._awaits_lr_min:
-            self.schedule = dataclasses.replace(self.schedule, lr_min=lr_min)  # type: ignore[type-var]  # a dataclass
-            self.hparams["schedule"] = self.schedule.to_config()
-
-    @property
-    def _awaits_lr_min(self) -> bool:
-        return getattr(self.schedule, "lr_min", None) == "found"
+        self.schedule = self.schedule.with_found(lr_min)
+        self.hparams["schedule"] = self.schedule.to_config()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer, with the schedule stepped after each of its steps."""

@@ -662,6 +662,6 @@ def test_a_value_out_of_range_is_refused(name, value):
 def test_a_checkpoint_of_a_pretrained_network_has_weights_of_its_own(monkeypatch):
     args = {"pretrained": True, "depths": [1], "widths": [8]}
     monkeypatch.setattr(
-        "cifar_resnets.classifier.create_network", lambda *given: torch.nn.Linear(2, 2) if given[2] is args else None
+        "cifar_resnets.models.init.create_network", lambda *given: torch.nn.Linear(2, 2) if given[2] == args else None
     )
     assert ImageClassifier(NAMES, network_args=args).hparams["network_args"] == {"depths": [1], "widths": [8]}

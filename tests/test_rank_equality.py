@@ -28,7 +28,7 @@ from cifar_resnets.training.schedules import OneCycle, Schedule, Step
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
 TOLERANCE = 1e-9
-MODEL = ("network", "network_args", "optimizer", "class_weights")  # keys of the model
+MODEL = ("network", "network_args", "optimizer", "class_weights", "freeze", "unfreeze_epoch")  # keys of the model
 FULL = Augmentation(crop_padding=2, cutout_size=3)  # and the flip
 
 
@@ -98,8 +98,9 @@ def test_ranks_that_synchronise_batch_norm_train_as_one(tmp_path, ranks, schedul
         {"accumulate_grad_batches": 2, "class_weights": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "balance": True},
         {"network": "test_efficientnet", "network_args": {"drop_path_rate": 0.0}},
         {"network": "cifar_resnet20", "network_args": TINY_NETWORK | {"shortcut": "C"}, "optimizer": "AdamW"},
+        {"freeze": "backbone", "unfreeze_epoch": 1},
     ],
-    ids=["accumulated and clipped", "weights of the classes", "timm's activated layers", "AdamW"],
+    ids=["accumulated and clipped", "weights of the classes", "timm's activated layers", "AdamW", "unfrozen"],
 )
 def test_so_does_any_other_recipe(tmp_path, changes):
     (alone,) = ten_steps(tmp_path, 1, SCHEDULES[1], synchronised=True, **changes)

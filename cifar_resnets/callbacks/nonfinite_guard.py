@@ -13,6 +13,7 @@ from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.distributed.collectives import Agreement
 from cifar_resnets.errors import DivergenceError, require
+from cifar_resnets.training.losses import require_finite_weights
 
 OnNonfinite = Literal["stop", "skip"]
 Where = tuple[int, int, float]  # step, epoch, learning rate
@@ -73,7 +74,7 @@ class NonfiniteGuard(pl.Callback):
         """Checks the pending step and the weights before they are saved."""
         assert isinstance(pl_module, ImageClassifier)
         self.check(trainer)
-        pl_module.check_weights()
+        require_finite_weights(pl_module.network, trainer.current_epoch, pl_module.step_rates)
 
     def check(self, trainer: pl.Trainer) -> None:
         """Reads the result of the pending step, if there is one.

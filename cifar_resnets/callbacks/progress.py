@@ -27,8 +27,9 @@ class EpochLines(pl.Callback):
         # a run that is resumed within an epoch has no start of it
         self._started = self._epoch_started = time.monotonic()
         assert isinstance(pl_module, ImageClassifier)
-        parameters = sum(p.numel() for p in pl_module.network.parameters())
-        print_line(trainer, f"{pl_module.hparams['network']}: {parameters:,} parameters")
+        print_line(trainer, f"{pl_module.hparams['network']}: {pl_module.freezing.summary(trainer.current_epoch)}")
+        if pl_module.line_of_weights is not None:
+            print_line(trainer, printable(pl_module.line_of_weights))
         if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
             print_line(trainer, f"{type(data).__name__}: {data.summary()}")
         if pl_module.class_weights is not None:
@@ -38,6 +39,9 @@ class EpochLines(pl.Callback):
         """Prints the line of the epoch before: its figures are complete only after all `on_train_epoch_end` hooks."""
         if trainer.current_epoch > self._first_epoch:
             self._print_line(trainer)
+        assert isinstance(pl_module, ImageClassifier)
+        if trainer.current_epoch == pl_module.freezing.unfreeze_epoch:
+            print_line(trainer, f"unfrozen: all {pl_module.freezing.summary(trainer.current_epoch)} are trained")
         self._epoch_started = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import get_loader
+from jsonargparse import Namespace, get_loader
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_resnets.cli.config_checks import read_recipes, recipe_value
 from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.errors import CheckpointError, ConfigurationError, DataError, UserError, local_path
-from cifar_resnets.models.registry import create_network
+from cifar_resnets.models.registry import create_network, without_weights
 from cifar_resnets.runs.checkpoint_file import EVALUATE, read_checkpoint_file
 from cifar_resnets.runs.plain_values import short
 from cifar_resnets.runs.resume import Start
@@ -70,6 +70,12 @@ def check_evaluated(command: str, checkpoint: object, weights: str | None) -> No
         raise ConfigurationError(f"{command}: --ckpt_path is missing, {ways}")
     if checkpoint is not None and weights is not None:
         raise ConfigurationError(f"model.weights: {command} reads --ckpt_path alone, leave it out or give null")
+
+
+def forget_weights(model: Namespace) -> None:
+    """Takes from the arguments of a model the weights to start from, where a checkpoint has its own."""
+    model.weights, model.pretrained = None, False
+    model.network_args = without_weights(model.network_args or {})
 
 
 def weights_record(weights: str | None) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from cifar_resnets.data.datamodule import ImageDataModule
 from cifar_resnets.distributed.scheduler import is_restarted
 from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS
 from cifar_resnets.errors import ConfigurationError, DivergenceError, SearchError, UserError, memory_error
-from cifar_resnets.models.registry import without_weights
 from cifar_resnets.runs import resume
 from cifar_resnets.runs.checkpoint_io import KEY, AtomicCheckpointIO
 from cifar_resnets.runs.log_files import event_files
@@ -158,8 +157,9 @@ class CLI(LightningCLI):
         if self._resumes and rank == 0:
             self._find_start(config)
         if self.start.checkpoint or (self._resumes and rank):
-            config.model.weights = None  # those of the checkpoint, or of rank 0; the file may be gone
-            config.model.network_args = without_weights(config.model.network_args or {})
+            checkpoint_args.forget_weights(config.model)  # those of the checkpoint, or of rank 0; the file may be gone
+        elif self.subcommand in checkpoint_args.NEED_CHECKPOINT:
+            config.model.weights_strict = True  # a head that starts anew has nothing to evaluate
 
     def _find_start(self, config: Namespace) -> None:
         root, name = Path(config.trainer.default_root_dir), self._name(config, config.model.network)
@@ -194,6 +194,7 @@ class CLI(LightningCLI):
             self.datamodule.check_batch_size()
         if (trainer.max_epochs or 0) > 0 and trainer.max_steps < 0 and not trainer.fast_dev_run:
             self.model.schedule.check_length(trainer.max_epochs)
+            self.model.freezing.check_length(trainer.max_epochs)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer with the run's folder, loggers and callbacks."""

@@ -1,12 +1,56 @@
-"""Initial weights: convolutions that are identities, and a first layer that whitens."""
+"""Initial weights: those of a file or of timm, convolutions that are identities, and a first layer that whitens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.models.registry import create_network, line_of_pretrained
+from cifar_resnets.models.weights import load_weights
 
+NUM_WHITENED = 2000  # images that determine the whitening filters
 CHUNK = 100  # number of images whose patches are in memory at once
+
+
+def initial_network(
+    name: str,
+    num_classes: int,
+    network_args: Mapping[str, Any],
+    init: Sequence[str] = (),
+    weights: str | None = None,
+    weights_strict: bool = False,
+    pretrained: bool = False,
+) -> tuple[nn.Module, str | None]:
+    """Builds a network with its initial weights, but for `whiten`, which takes images.
+
+    Args:
+        name: see `create_network`, as for the next two.
+        num_classes: length of the logits.
+        network_args: more keywords of the network.
+        init: `dirac`, see `init_dirac`; `whiten`, see `whiten_first_layer`.
+        weights: a file, see `load_weights`.
+        weights_strict: refuse a file with a head of another number of classes, which is left out otherwise.
+        pretrained: take the weights that timm has for this name.
+
+    Returns:
+        The network, and a line that says if the head of `weights` or `pretrained` was left out.
+
+    Raises:
+        ConfigurationError: for an unknown network, wrong arguments of it, or a contradiction.
+        CheckpointError: for weights that cannot be had, or are not the network's.
+    """
+    sources = {"model.weights": weights is not None, "model.pretrained": pretrained, "model.init": bool(init)}
+    if len(given := [source for source, is_given in sources.items() if is_given]) > 1:
+        raise ConfigurationError(f"{given[0]}: {given[1]} would change or replace these weights, leave one of them out")
+    network = create_network(name, num_classes, {**network_args, **({"pretrained": True} if pretrained else {})})
+    if "dirac" in init:
+        init_dirac(network)
+    if weights is not None:
+        return network, load_weights(network, weights, weights_strict)
+    return network, line_of_pretrained(network, num_classes) if pretrained else None
 
 
 def init_dirac(network: nn.Module) -> None:

@@ -153,6 +153,15 @@ class TimmNetwork(nn.Module, ABC):
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns patterns of timm's groups of layers: the stem, and each stage, or each block if not `coarse`.
+
+        The head, which matches none, is the last group, with what comes after the last stage.
+        """
+        names = [name for name, _ in self.named_children()]
+        stem = "|".join(names[: names.index("layer1")])
+        return {"stem": rf"^(?:{stem})\.", "blocks": r"^layer(\d+)\." if coarse else r"^layer(\d+)\.(\d+)\."}
+
     def get_classifier(self) -> nn.Module:
         """Returns the classifier: a linear layer, or an identity if there are no classes."""
         return self.fc

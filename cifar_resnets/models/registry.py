@@ -1,6 +1,7 @@
 """Builds networks by their names in timm's registry, and checks that they take the data's images."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,13 +9,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cifar_resnets.errors import ConfigurationError, memory_error, one_line
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError, memory_error, one_line
 from cifar_resnets.support.imports import import_attribute
 from cifar_resnets.support.sandbox import evaluating
 from cifar_resnets.support.text import did_you_mean
 
 # arguments of `timm.create_model` about weights, and names in them that make it read a file or ask a server
 WEIGHT_ARGS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+HUB_TIMEOUT = 10.0  # seconds
 PLACES = (*WEIGHT_ARGS[3:], "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename")
 
 
@@ -28,10 +30,12 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
         network_args: more keywords of the network.
 
     Raises:
-        ConfigurationError: for an unknown name, arguments that the network does not take, or weights that cannot be
-            downloaded.
+        ConfigurationError: for an unknown name, or arguments that the network does not take.
+        CheckpointError: for pretrained weights that cannot be had.
     """
     args = dict(network_args or {})
+    if args.get("pretrained") is True:
+        check_hub(name, args)
     if "num_classes" in args:
         raise ConfigurationError("model.network_args: num_classes is the number of the data's classes, leave it out")
     build = network_function(name)
@@ -46,15 +50,56 @@ def create_network(name: str, num_classes: int, network_args: Mapping[str, Any] 
     return network
 
 
-def _problem(error: Exception, name: str, args: Mapping[str, Any]) -> ConfigurationError | None:
+def _problem(error: Exception, name: str, args: Mapping[str, Any]) -> UserError | None:
     """Returns the mistake of the user behind an error of a network's function; None for another one."""
     if memory_error(error) or (isinstance(error, ConfigurationError) and str(error).startswith("model.")):
         return None
     if args.get("pretrained") and not isinstance(error, (TypeError, ValueError)):
-        remedy = "leave pretrained out, or download a file elsewhere and give it as model.weights"
-        return ConfigurationError(f"model.network_args: {name} gets no weights ({one_line(error)}): {remedy}")
+        return _no_weights(name, error)
     is_of_arguments = isinstance(error, (TypeError, ValueError, RuntimeError, AssertionError))
     return ConfigurationError(f"model.network_args of {name}: {error}") if is_of_arguments else None
+
+
+def _no_weights(name: str, error: Exception) -> CheckpointError:
+    reason = textwrap.shorten(one_line(error), 200, placeholder="...")
+    remedy = "leave pretrained out, or download a file elsewhere and give it as model.weights"
+    return CheckpointError(f"model.pretrained: {name} gets no weights ({reason}): {remedy}")
+
+
+def check_hub(name: str, args: Mapping[str, Any]) -> None:
+    """Asks the hub of pretrained weights once: without a network, its library would try again for 48 seconds.
+
+    Args:
+        name: of a network.
+        args: its keywords.
+
+    Raises:
+        CheckpointError: when the weights are neither in the hub's cache nor to be had within `HUB_TIMEOUT` seconds.
+    """
+    given = any(args.get(key) for key in WEIGHT_ARGS[1:])  # a place of the user's own
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if ":" not in name and not given else None
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository or getattr(config, "file", None):
+        return
+    from huggingface_hub import HfApi, try_to_load_from_cache  # of timm; imports much that other networks do not need
+
+    files = ("model.safetensors", "pytorch_model.bin", getattr(config, "hf_hub_filename", None))
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files if file):
+        return
+    try:
+        HfApi().model_info(repository, timeout=HUB_TIMEOUT)
+    except Exception as error:
+        raise _no_weights(name, error) from error
+
+
+def line_of_pretrained(network: nn.Module, num_classes: int) -> str | None:
+    """Returns a line that says if timm has left out the head of pretrained weights; None if it is the network's."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    theirs, name = config.get("num_classes"), config.get("architecture")
+    if theirs in (None, 0, num_classes):
+        return None
+    tag = f"{name}.{config['tag']}" if config.get("tag") else name
+    return f"pretrained: the head of {tag} for {theirs} classes is left out, that of {num_classes} starts anew"
 
 
 def network_function(name: str) -> Callable[..., Any]:

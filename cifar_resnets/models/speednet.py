@@ -109,6 +109,10 @@ class SpeedNet(TimmNetwork):
             features = self.get_submodule(name)(features)  # (n, 64, 15, 15), (n, 256, 7, 7), (n, 256, 3, 3)
         return features
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """See `TimmNetwork.group_matcher`: a group of layers is a block."""
+        return super().group_matcher(coarse=True)
+
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools and classifies features, scaled by `logit_scale`; see `TimmNetwork.forward_head`."""
         # Scaled before pooling, so that the classifier maps pooled features to logits, as timm expects.

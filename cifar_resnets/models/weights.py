@@ -41,7 +41,7 @@ NUMPY_NUMBERS: list[Any] = [
 ]
 
 
-def load_weights(module: nn.Module, file: str | Path) -> None:
+def load_weights(module: nn.Module, file: str | Path, strict: bool = True) -> str | None:
     """Loads all weights and statistics of a network from a file, or none of them if they do not fit.
 
     The file is a checkpoint of this project, a state dict, or a dict with one under `state_dict`,
@@ -54,6 +54,11 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
         module: The network, or a module that holds it as `network`. Precision, device and memory format are kept.
         file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`. Python objects in it
             are refused, not executed.
+        strict: If false, a classifier of another number of classes, or none, is left out, and that of the network
+            stays as it is.
+
+    Returns:
+        A line that says so if the classifier was left out.
 
     Raises:
         CheckpointError: If the file is missing, damaged or holds no state dict; if a value is not finite; or if a
@@ -62,11 +67,17 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
     network = getattr(module, "network", module)
     where, own = f"weights: {file}", network.state_dict()
     state = _strip_prefixes(_find_state(read_file(file, "weights"), where), own)
-    state = _rename(_check_kind(state, where), own, _classifier_name(network), where)
-    _check_head(state, own, _classifier_name(network), where)
+    classifier = _classifier_name(network)
+    state = _rename(_check_kind(state, where), own, classifier, where)
+    line = None if strict else _line_of_head(state, own, classifier)
+    if line is not None:
+        state = {name: value for name, value in state.items() if not name.startswith(f"{classifier}.")}
+        state |= {name: value for name, value in own.items() if name.startswith(f"{classifier}.")}
+    _check_head(state, own, classifier, where)
     _check_names(state, own, where)
     _check_finite(state, own, where)
     network.load_state_dict({**own, **state})
+    return None if line is None else f"{where}: {line}"
 
 
 def read_file(file: str | Path, argument: str) -> Any:
@@ -181,6 +192,17 @@ def _other_names(name: str, classifier: str) -> Iterator[str]:
 def _classifier_name(network: nn.Module) -> str:
     classifier = getattr(network, "get_classifier", lambda: None)()
     return next((name for name, module in network.named_modules() if module is classifier), "fc")
+
+
+def _line_of_head(state: State, own: State, classifier: str) -> str | None:
+    """Returns what is left out if the classifier in a file is of another number of classes, or is missing."""
+    head = f"{classifier}.weight"
+    if head not in own or (head in state and _fits(state[head], own[head])):
+        return None
+    if head in state and state[head].shape[1:] != own[head].shape[1:]:
+        return None  # of another network
+    found = f"the head of {len(state[head])} classes is left out" if head in state else "it has no head"
+    return f"{found}, that of {len(own[head])} starts anew"
 
 
 def _check_head(state: State, own: State, classifier: str, where: str) -> None:

@@ -27,13 +27,13 @@ SETTINGS = {
     REFUSED: "model.init data.num_train data.split_seed data.val_fraction data.test_fraction",
     CLASSES: "model.class_names data.classes",  # by cli/class_names.py; here they are listed
     OPTIMIZER: "model.lr model.schedule model.weight_decay model.optimizer model.optimizer_args "
-    "model.decay_norm_and_bias model.norm_bias_scale",
+    "model.decay_norm_and_bias model.norm_bias_scale model.layer_decay",
     EPOCH_END: "data.batch_size trainer.accumulate_grad_batches trainer.limit_train_batches trainer.overfit_batches",
-    LISTED: "seed_everything model.network model.network_args model.label_smoothing model.class_weights model.tta data "
-    "data.balance data.augment data.mean data.std data.root data.split_file data.image_size data.resize "
-    "data.background data.coarse trainer.precision trainer.gradient_clip_val trainer.gradient_clip_algorithm "
-    "trainer.deterministic trainer.sync_batchnorm trainer.devices trainer.accelerator trainer.limit_val_batches "
-    "trainer.val_check_interval trainer.check_val_every_n_epoch",
+    LISTED: "seed_everything model.network model.network_args model.freeze model.unfreeze_epoch model.label_smoothing "
+    "model.class_weights model.tta data data.balance data.augment data.mean data.std data.root data.split_file "
+    "data.image_size data.resize data.background data.coarse trainer.precision trainer.gradient_clip_val "
+    "trainer.gradient_clip_algorithm trainer.deterministic trainer.sync_batchnorm trainer.devices trainer.accelerator "
+    "trainer.limit_val_batches trainer.val_check_interval trainer.check_val_every_n_epoch",
     LENGTH: "trainer.max_epochs trainer.max_steps",
     SILENT: "model.channels_last model.compile model.fast data.eval_batch_size trainer.min_epochs trainer.min_steps "
     "trainer.max_time trainer.limit_test_batches trainer.limit_predict_batches trainer.num_sanity_val_steps "
@@ -42,7 +42,7 @@ SETTINGS = {
     "trainer.enable_checkpointing trainer.enable_progress_bar trainer.enable_model_summary "
     "trainer.enable_autolog_hparams trainer.model_registry trainer.use_distributed_sampler "
     "trainer.reload_dataloaders_every_n_epochs trainer.fast_dev_run trainer.barebones",
-    UNUSED: "model.weights",
+    UNUSED: "model.weights model.weights_strict model.pretrained",
 }
 KIND = {name: kind for kind, names in SETTINGS.items() for name in names.split()}
 _COMPARED = (REFUSED, CLASSES, OPTIMIZER, EPOCH_END, LISTED)
@@ -52,6 +52,7 @@ OTHER_OPTIMIZER = {
     "model.optimizer_args",  # with `amsgrad` the state has more tensors
     "model.decay_norm_and_bias",
     "model.norm_bias_scale",
+    "model.layer_decay",
 }
 # how a Trainer says what it was given, where it has no attribute of that name
 _READ: dict[str, Callable[[pl.Trainer], Any]] = {

@@ -60,10 +60,6 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _is_event_file(value: Any) -> bool:
-    return TEXT.fits(value) and fnmatch.fnmatchcase(value, EVENTS) and value == PurePath(value).name
-
-
 ANY = Kind("a value", lambda value: True)
 TEXT = Kind("a text", lambda value: type(value) is str and len(value) < 10_000)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
@@ -78,12 +74,16 @@ CORRECT = Kind("counts of the classes", lambda value: isinstance(value, Tensor) 
 RATE = Kind("a number", lambda value: _is_number(value) or SCALAR.fits(value))
 PLAIN = Kind("a plain value", lambda value: value is None or isinstance(value, (bool, int, float, str)))
 KEYS = Kind("keys with values", lambda value: isinstance(value, Mapping))
-EVENT_FILE = Kind(f"the name of a file {EVENTS}", _is_event_file)
+EVENT_FILE = Kind(
+    f"the name of a file {EVENTS}",
+    lambda value: TEXT.fits(value) and fnmatch.fnmatchcase(value, EVENTS) and value == PurePath(value).name,
+)
 VERSION = Kind("a version 2.x", lambda value: TEXT.fits(value) and re.fullmatch(r"2\.[\w.+-]{1,50}", value) is not None)
 WEIGHTS = Kind(
     "balanced, or a list of numbers above 0",
     lambda value: value == "balanced" or (type(value) in (list, tuple) and all(map(POSITIVE.fits, value))),
 )
+NAMES = Kind("names", lambda value: all(map(TEXT.fits, value if type(value) in (list, tuple) else [value])))
 PLACE = Kind("batch, validation or epoch", lambda value: value in ("batch", "validation", "epoch"))
 
 CLASS = {"class_path": TEXT, "init_args?": KEYS}
@@ -93,6 +93,8 @@ HYPER_PARAMETERS = {
     "network": TEXT,
     "network_args?": KEYS,
     "init?": Many(TEXT, 0),
+    "freeze?": Maybe(NAMES),
+    "unfreeze_epoch?": Maybe(COUNT),
     "label_smoothing?": NOT_NEGATIVE,
     "class_weights?": Maybe(WEIGHTS),
     "optimizer?": TEXT,
@@ -100,6 +102,7 @@ HYPER_PARAMETERS = {
     "weight_decay?": NOT_NEGATIVE,
     "decay_norm_and_bias?": FLAG,
     "norm_bias_scale?": POSITIVE,
+    "layer_decay?": POSITIVE,
     "optimizer_args?": KEYS,
     "schedule?": CLASS,
     "channels_last?": FLAG,
@@ -108,20 +111,15 @@ HYPER_PARAMETERS = {
     "tta?": Many(TEXT, 0),
 }
 SOURCE = {
-    "batch_size?": COUNT,
-    "eval_batch_size?": COUNT,
+    **dict.fromkeys(("batch_size?", "eval_batch_size?", "split_seed?"), COUNT),
     "val_fraction?": NUMBER,
-    "split_seed?": COUNT,
     "num_train?": Maybe(COUNT),
     "balance?": FLAG,
     "classes?": Maybe(Many(TEXT)),
     "augment?": Maybe(KEYS),
-    "mean?": Maybe(Many(NUMBER)),
-    "std?": Maybe(Many(NUMBER)),
-    "root?": TEXT,
+    **dict.fromkeys(("mean?", "std?"), Maybe(Many(NUMBER))),
+    **dict.fromkeys(("root?", "background?", "resize?"), TEXT),
     "image_size?": Maybe(COUNT),
-    "background?": TEXT,
-    "resize?": TEXT,
     "test_fraction?": Maybe(NUMBER),
     "split_file?": Maybe(TEXT),
 }
@@ -278,8 +276,7 @@ def _too_large(content: Mapping[str, Any]) -> str | None:
     weights = content["state_dict"].values()
     most = max(1000, sum(value.numel() for value in weights))
     for key, value in (content["hyper_parameters"].get("network_args") or {}).items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        numbers = [each for each in values if type(each) is int]
+        numbers = [each for each in (value if isinstance(value, (list, tuple)) else [value]) if type(each) is int]
         if max(numbers, default=0) > most or (key in DEPTHS and sum(numbers) > len(weights)):
             return str(key)
     return None
@@ -288,10 +285,9 @@ def _too_large(content: Mapping[str, Any]) -> str | None:
 def _contradiction(content: Mapping[str, Any]) -> str | None:
     """Returns what is wrong in a checkpoint whose single keys are right."""
     classes = content["hyper_parameters"]["class_names"] if "hyper_parameters" in content else None
-    described = content["data"]["init_args"].get("classes") if "data" in content else None
-    if classes and described and list(classes) != list(described):
-        both = short(str(classes)), short(str(described))
-        return "hyper_parameters.class_names {} are not data.init_args.classes, {}".format(*both)
+    other = content["data"]["init_args"].get("classes") if "data" in content else None
+    if classes and other and list(classes) != list(other):
+        return f"hyper_parameters.class_names {short(str(classes))} are not data.init_args.classes, {short(str(other))}"
     weights = content["hyper_parameters"].get("class_weights") if classes else None
     if classes and isinstance(weights, (list, tuple)) and len(weights) != len(classes):
         return f"hyper_parameters.class_weights are {len(weights)} numbers for {len(classes)} classes"

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
 
@@ -83,3 +83,9 @@ def require_finite(what: str, is_finite: Tensor, epoch: int, rates: Mapping[str,
             f"the {what} became infinite or NaN in epoch {epoch + 1}, at a learning rate of "
             f"{rates['lr']:.3g}: try a lower model.lr or a longer warm-up"
         )
+
+
+def require_finite_weights(network: nn.Module, epoch: int, rates: Mapping[str, float]) -> None:
+    """Raises DivergenceError if a weight is not finite: a step with finite gradients can overflow it."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in network.parameters()]).all()
+    require_finite("weights", finite, epoch, rates)

@@ -1,13 +1,15 @@
 """Builds optimizers of torch and timm by name, with parameter groups for weight decay and learning rate."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import ConfigurationError, require
 from cifar_resnets.support.imports import import_attribute
 from cifar_resnets.support.text import did_you_mean
 from cifar_resnets.training.muon import MuonSGD
@@ -24,6 +26,7 @@ def build_optimizer(
     decay_norm_and_bias: bool = True,
     optimizer_args: Mapping[str, Any] | None = None,
     norm_bias_scale: float = 1.0,
+    layer_decay: float = 1.0,
     fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Builds the optimizer of a network.
@@ -38,13 +41,14 @@ def build_optimizer(
         decay_norm_and_bias: decay all parameters; if false, neither biases nor those of normalisation layers.
         optimizer_args: more arguments of the optimizer.
         norm_bias_scale: factor of the learning rate of the biases of normalisation layers, see `parameter_groups`.
+        layer_decay: factor of the learning rate from each layer to the one before it, see `parameter_groups`.
         fused: update all parameters in one kernel, if the optimizer can; `optimizer_args` overrides it.
 
     Raises:
         ConfigurationError: for an unknown name, or arguments that the optimizer does not take.
     """
     args = {**(SGD_DEFAULTS if name.lower().removeprefix("torch.optim.") == "sgd" else {}), **(optimizer_args or {})}
-    groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale)
+    groups = parameter_groups(network, lr, weight_decay, decay_norm_and_bias, norm_bias_scale, layer_decay)
     try:
         if cls := _class_by_path(name) if "." in name else _class_by_name(name):
             if fused and "foreach" not in args and "fused" in inspect.signature(cls).parameters:
@@ -74,8 +78,21 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {"lr": float(group["lr"])} | ({} if momentum is None else {"momentum": float(momentum)})
 
 
+def check_rates(lr: float, weight_decay: float, norm_bias_scale: float, layer_decay: float) -> None:
+    """Raises ConfigurationError for a value of `build_optimizer` that is out of range."""
+    require("model", 0 < lr < math.inf, "lr", lr, "a number above 0")
+    require("model", weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
+    require("model", 0 < norm_bias_scale < math.inf, "norm_bias_scale", norm_bias_scale, "a number above 0")
+    require("model", 0 < layer_decay <= 1, "layer_decay", layer_decay, "a number above 0, at most 1")
+
+
 def parameter_groups(
-    network: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, norm_bias_scale: float = 1.0
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    norm_bias_scale: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups parameters by learning rate and weight decay; the first group has the learning rate `lr`.
 
@@ -88,20 +105,37 @@ def parameter_groups(
             divided by it, so that a step, which decays by learning rate times factor, decays them as much as others.
             Source: Page (2018), "How to train your ResNet", part 8, "Frozen batch norm scales"; Jordan (2024), "94% on
             CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.4.
+        layer_decay: factor of the learning rate from each of timm's groups of layers to the one before it; the last
+            group, with the head, has the rate `lr`. The weight decay is not divided, as in timm's
+            `param_groups_layer_decay`. Source: Clark et al. (2020), "ELECTRA", section 3.1; Bao et al. (2021), "BEiT".
 
     Raises:
-        ConfigurationError: when all parameters are frozen.
+        ConfigurationError: when all parameters are frozen, or the network has no groups of layers.
     """
     fast = {id(bias) for bias in _norm_biases(network)} if norm_bias_scale != 1 else set()
+    depths = _depths(network) if layer_decay != 1 else {}  # from the head
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     trained = [p for p in network.parameters() if p.requires_grad]
-    for parameter in sorted(trained, key=lambda p: (id(p) in fast, p.ndim <= 1 and not decay_norm_and_bias)):
+    no_decay = {id(p) for p in trained if p.ndim <= 1 and not decay_norm_and_bias}
+    for parameter in sorted(trained, key=lambda p: (depths.get(id(p), 0), id(p) in fast, id(p) in no_decay)):
         scale = norm_bias_scale if id(parameter) in fast else 1.0
-        decay = weight_decay / scale if decay_norm_and_bias or parameter.ndim > 1 else 0.0
-        groups.setdefault((lr * scale, decay), []).append(parameter)
+        decay = 0.0 if id(parameter) in no_decay else weight_decay / scale
+        rate = lr * scale * layer_decay ** depths.get(id(parameter), 0)
+        groups.setdefault((rate, decay), []).append(parameter)
     if not groups:
         raise ConfigurationError("model.network: all of its parameters are frozen, there is nothing to train")
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _depths(network: nn.Module) -> dict[int, int]:
+    """Returns for the id of each parameter how many of timm's groups of layers come after its own."""
+    matcher: Any = getattr(network, "group_matcher", None)
+    if matcher is None:
+        name = type(network).__name__
+        raise ConfigurationError(f"model.layer_decay: {name} has no group_matcher(), as networks of timm do: give 1")
+    layers = group_parameters(network, matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {id(parameter): last - layers.get(name, last) for name, parameter in network.named_parameters()}
 
 
 def _norm_biases(network: nn.Module) -> Iterator[nn.Parameter]:

@@ -47,6 +47,15 @@ class Schedule(ABC):
     def set_peak_momentum(self, optimizer: Optimizer) -> None:  # noqa: B027  most schedules do not change it
         """Sets an optimizer's momentum to that at the base or peak rate, if the schedule changes the momentum."""
 
+    @property
+    def awaits_rate(self) -> bool:
+        """Whether a rate is still to be found, see `lr_min` of OneCycle."""
+        return False
+
+    def with_found(self, lr_min: float | None) -> Schedule:
+        """Returns the schedule with a rate that was found in the place of `lr_min: found`; itself if there is none."""
+        return dataclasses.replace(self, lr_min=lr_min) if self.awaits_rate else self  # type: ignore[type-var]  # one
+
     def to_config(self) -> dict[str, Any]:
         """Returns the schedule as a recipe names it, in primitives."""
         return {"class_path": _path(type(self)), "init_args": dataclasses.asdict(self)}  # type: ignore[call-overload]  # subclasses are dataclasses
@@ -118,6 +127,11 @@ class OneCycle(Schedule):
         _require(self.anneal in ("cos", "linear"), "anneal", self.anneal, "cos or linear")
         for name in ("base_momentum", "max_momentum"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+
+    @property
+    def awaits_rate(self) -> bool:
+        """See `Schedule.awaits_rate`."""
+        return self.lr_min == "found"
 
     def check_length(self, epochs: float) -> None:
         """See `Schedule.check_length`."""

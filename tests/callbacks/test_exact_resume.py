@@ -79,6 +79,14 @@ def test_what_a_network_starts_from_is_not_done_again(tmp_path: Path) -> None:
     assert killed_and_resumed(tmp_path, yaml.safe_dump(content), "on_train_batch_end", 7) == []
 
 
+@pytest.mark.parametrize(("changes", "call"), [("{}", 4), ("{}", 7), (TWO_RANKS, 4), (TWO_RANKS, 7)])
+def test_before_and_after_an_unfreezing(changes: str, call: int, tmp_path: Path) -> None:
+    content = yaml.safe_load(recipe(changes))
+    content["trainer"]["max_epochs"] = 2
+    content["model"] |= {"freeze": "backbone", "unfreeze_epoch": 1, "layer_decay": 0.75, "fast": True}
+    assert killed_and_resumed(tmp_path, yaml.safe_dump(content), "on_train_batch_end", call) == []
+
+
 def test_without_a_validation(tmp_path: Path) -> None:
     text = recipe("{max_epochs: 2, limit_val_batches: 0}", TINY + "last_checkpoint: {every_n_steps: 5}")
     # and so there is no best one

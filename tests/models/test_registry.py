@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+from support import Result
 from torch import nn
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.models.registry import create_network, try_network, weights_elsewhere, without_weights
 
 
@@ -92,17 +94,84 @@ def test_what_cannot_be_imported_says_so(mine: str, name: str, line: str) -> Non
         create_network(name, 3)
 
 
-def test_pretrained_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **kwargs: Any) -> None:
-        raise OSError("no route to host")
+LINE = (
+    r"^model\.pretrained: resnet18 gets no weights \(no route to host\): leave pretrained out, or download a file .*$"
+)
 
+
+def fail(*args: Any, **kwargs: Any) -> None:
+    raise OSError("no route to host")
+
+
+def test_pretrained_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_resnets.models.registry.check_hub", lambda *_: None)
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(
-        ConfigurationError, match=r"resnet18 gets no weights \(no route to host\): leave pretrained out"
-    ):
+    with pytest.raises(CheckpointError, match=LINE):
         create_network("resnet18", 3, {"pretrained": True})
     with pytest.raises(OSError, match="no route"):
         create_network("resnet18", 3)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    with pytest.raises(CheckpointError, match=LINE):
+        create_network("resnet18", 3, {"pretrained": True})
+    state = timm.create_model("test_resnet").state_dict()
+    place = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}  # of the user's own
+    assert torch.equal(create_network("test_resnet", 1000, place).fc.weight, state["fc.weight"])
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Weights of `test_resnet` in a cache of the hub, as its library lays it out, and no network."""
+    folder = tmp_path / "hub/models--timm--test_resnet.r160_in1k"
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("0" * 40)
+    torch.manual_seed(1)
+    state = timm.create_model("test_resnet").state_dict()
+    save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return state
+
+
+TINY = """
+name: tiny
+explain: null
+model: {network: test_resnet, pretrained: true, lr: 1e-30, weight_decay: 0}
+data: {class_path: Digits, init_args: {batch_size: 40, num_train: 200}}
+trainer: {accelerator: cpu, max_epochs: 1}
+"""
+
+
+def test_a_fit_starts_from_weights_of_the_hubs_cache_and_its_checkpoint_stands_alone(
+    cached: dict[str, torch.Tensor], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    Path("tiny.yaml").write_text(TINY)
+    result = cli("fit", "-c", "tiny.yaml")
+    assert (result.status, result.err) == (0, "")
+    assert "pretrained: the head of test_resnet.r160_in1k for 1000 classes is left out, that of 10 starts" in result.out
+    last = "logs/tiny/version_0/checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    assert torch.equal(checkpoint["state_dict"]["network.conv1.0.weight"], cached["conv1.0.weight"])
+    assert "pretrained" not in checkpoint["hyper_parameters"]
+    (tmp_path / "hub").rename(tmp_path / "gone")
+    assert cli("test", "--ckpt_path", last).status == 0
+    again = ["--model.network_args.pretrained", "true", "--ckpt_path", last, "--trainer.max_epochs", "2"]
+    resumed = cli("fit", "-c", "tiny.yaml", *again)
+    assert (resumed.status, resumed.err) == (0, "")
+    result = cli("fit", "-c", "tiny.yaml")
+    assert (result.status, result.err.count("\n")) == (4, 1)
+    assert "model.pretrained: test_resnet gets no weights (Cannot reach https://huggingface.co/api" in result.err
+
+
+def test_a_network_without_weights_says_so() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^model\.network_args of cifar_resnet20: pretrained=True: there are no"
+    ):
+        create_network("cifar_resnet20", 3, {"pretrained": True})
 
 
 def test_exhausted_memory_is_not_blamed_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

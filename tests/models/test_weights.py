@@ -306,6 +306,22 @@ def test_other_classes(tmp_path):
     assert "missing" not in message and "unexpected" not in message
 
 
+def test_a_head_of_another_size_is_left_out_if_the_caller_allows_it(tmp_path):
+    theirs, network = small(num_classes=100), small()
+    state, before = randomised(theirs).state_dict(), snapshot(network)
+    head = {"fc.weight", "fc.bias"}
+    for name, line in {"other": "the head of 100 classes is left out", "none": "it has no head"}.items():
+        kept = {key: value for key, value in state.items() if name == "other" or key not in head}
+        path = saved(prefixed(kept, "module."), tmp_path / f"{name}.pth")
+        assert load_weights(network, path, strict=False) == f"weights: {path}: {line}, that of 10 starts anew"
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, before[key] if key in head else state[key])
+    assert load_weights(network, saved(network.state_dict(), tmp_path / "own.pth"), strict=False) is None
+    for changes in ({"widths": (4, 16)}, {"depths": (2, 1)}):  # of another network
+        with pytest.raises(CheckpointError, match="is not of this network"):
+            load_weights(small(**changes), path, strict=False)
+
+
 def test_another_depth(tmp_path):
     deep, flat = small(depths=(2, 1)), small()
     names = [name for name in deep.state_dict() if name.startswith("layer1.1")]
@@ -499,6 +515,20 @@ def test_the_first_step_is_taken_from_the_weights(cli, recipe, tmp_path):
     assert cli("fit", *recipe, "--model.weights", str(RUN / "checkpoints/best.ckpt")).status == 0
 
 
+def test_a_fit_says_that_the_head_starts_anew_and_a_test_refuses_it(cli, recipe, tmp_path):
+    saved(one_stage(num_classes=100).state_dict(), tmp_path / "public.pth")
+    weights = ["--model.weights", "public.pth"]
+    result = cli("fit", *recipe, *weights, "--explain", "null")
+    assert (result.status, result.err) == (0, "")
+    assert "weights: public.pth: the head of 100 classes is left out, that of 10 starts anew\n" in result.out
+    result = cli("test", *recipe, *weights)
+    assert (result.status, result.err.count("\n")) == (4, 1)
+    assert "has a head of 100 classes" in result.err
+    result = cli("fit", *recipe, *weights, "--model.pretrained", "true")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "model.weights: model.pretrained would change or replace these weights" in result.err
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_an_evaluation_takes_no_other_weights_than_the_checkpoints(cli, recipe, tmp_path, command):
     limits = ["--trainer.limit_train_batches", "1", "--trainer.limit_test_batches", "1"]
@@ -530,7 +560,7 @@ def test_a_refusal_is_one_line_with_status_4(cli, recipe, tmp_path, content, cul
         if content:
             torch.save(content, buffer)
         (tmp_path / "public.pth").write_bytes(buffer.getvalue())
-    result = cli("fit", *recipe, "--model.weights", "public.pth")
+    result = cli("fit", *recipe, "--model.weights", "public.pth", "--model.weights_strict", "true")
     assert (result.status, result.err.count("\n")) == (4, 1), result.err
     assert culprit in result.err
     assert "weights: " in result.err
