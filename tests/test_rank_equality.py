@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from support import TINY, TINY_NETWORK, Result
+from support import PLAIN, TINY_NETWORK, Result
 from torch import Tensor
 
 from cifar_resnets.callbacks.lr_finder import LRFinder
@@ -55,13 +55,16 @@ class FinalState(pl.Callback):
         torch.save(pl_module.state_dict(), self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
-def ten_steps(folder: Path, ranks: int, schedule: Schedule, synchronised: bool, **changes: Any) -> list[dict]:
-    """Weights and buffers of each rank after ten steps of 40 images, in float64."""
+def ten_steps(
+    folder: Path, ranks: int, schedule: Schedule, synchronised: bool, batch_size: int = 16, **changes: Any
+) -> list[dict]:
+    """Weights and buffers of each rank after ten steps, in float64."""
     module_changes = {key: changes.pop(key) for key in MODEL if key in changes}
     torch.manual_seed(0)
     arguments = {"network_args": TINY_NETWORK, "schedule": schedule, "lr": 0.1} | module_changes
     module = ImageClassifier(Digits().class_names, **arguments)
-    data = Digits(batch_size=40, num_train=200, augment=FULL, seed=3, balance=changes.pop("balance", False))
+    of_data = {"balance": changes.pop("balance", False), "num_train": 5 * batch_size}
+    data = Digits(batch_size=batch_size, augment=FULL, seed=3, **of_data)
     arguments = {"sync_batchnorm": True, "plugins": [BatchNormSync()]} if synchronised else {}
     arguments |= {"max_steps": 10, "precision": "64-true", "limit_val_batches": 0}
     run = trainer(*changes.pop("callbacks", []), FinalState(folder), ranks=ranks, **arguments | changes)
@@ -126,9 +129,9 @@ def test_a_range_test_finds_on_ranks_what_it_finds_on_one(tmp_path):
     for ranks in (1, 2):
         # up to 3: beyond, the losses are chaotic, and differ by more than their last digits; without a logger no file
         finder = LRFinder(num_steps=60, min_lr=1e-3, max_lr=3.0, on_failure="error")
-        found.append(ten_steps(tmp_path, ranks, SCHEDULES[0], synchronised=True, callbacks=[finder])[0])
+        found.append(ten_steps(tmp_path, ranks, SCHEDULES[0], True, batch_size=40, callbacks=[finder])[0])
     assert distance(*found) < TOLERANCE
-    (without,) = ten_steps(tmp_path, 1, SCHEDULES[0], synchronised=True)
+    (without,) = ten_steps(tmp_path, 1, SCHEDULES[0], synchronised=True, batch_size=40)
     assert distance(found[0], without) > 1e-3  # a rate was found, and it is another
 
 
@@ -141,7 +144,7 @@ TEN_STEPS = [
 
 
 def test_the_command_line_trains_on_two_ranks_as_on_one(cli: Callable[..., Result], tmp_path: Path) -> None:
-    Path("recipe.yaml").write_text(TINY)
+    Path("recipe.yaml").write_text(PLAIN)
     for ranks in (1, 2):
         strategy = ("--trainer.devices", str(ranks), "--trainer.strategy", "ddp_fork" if ranks > 1 else "auto")
         result = cli("fit", "-c", "recipe.yaml", "--name", f"on_{ranks}", *TEN_STEPS, *strategy)
@@ -156,7 +159,7 @@ def test_the_command_line_trains_on_two_ranks_as_on_one(cli: Callable[..., Resul
 
 
 def test_a_strategy_that_splits_the_network_is_refused(cli: Callable[..., Result]) -> None:
-    Path("recipe.yaml").write_text(TINY)
+    Path("recipe.yaml").write_text(PLAIN)
     result = cli("fit", "-c", "recipe.yaml", "--trainer.devices", "2", "--trainer.strategy", "fsdp")
     assert (result.status, result.err.count("\n")) == (2, 1)
     assert result.err.startswith("cifar-resnets: trainer") and "fsdp" in result.err
