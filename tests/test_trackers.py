@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support import TINY, Result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES = ("val_confusion/matrix", "test_confusion/matrix", "val_confusion/pairs")
+BLOCK = 2**15  # bytes
 OWN = """
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -52,19 +54,46 @@ def columns(run: Path) -> dict[str, str]:
         return {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
 
 
+def records(file: Path) -> Iterator[bytes]:
+    """The records of a file of wandb, which has the format of LevelDB's log behind seven bytes."""
+    data, start, record = file.read_bytes(), 7, b""
+    while start < len(data):
+        if (left := BLOCK - start % BLOCK) < 7:  # no header fits
+            start += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, start)
+        record += data[start + 7 : start + 7 + length]
+        start += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def logged(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last value of each figure, and the hyperparameters."""
+    from wandb.proto import wandb_internal_pb2
+
+    history, config = {}, {}
+    for data in records(file):
+        record = wandb_internal_pb2.Record.FromString(data)
+        for items, found in ((record.history.item, history), (record.config.update, config)):
+            found |= {each.key or "/".join(each.nested_key): json.loads(each.value_json) for each in items}
+    return history, config
+
+
 def test_wandb_gets_scalars_hyperparameters_and_pictures(fit: Callable[..., Result], tmp_path: Path, wandb) -> None:
     result = fit("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true")
     assert result.status == 0, result
     wandb.finish()
     run = tmp_path / "logs/tiny/version_0"
-    [files] = tmp_path.glob("wandb/offline-run-*/files")
-    summary = json.loads((files / "wandb-summary.json").read_text())
+    [file] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    history, config = logged(file)
     known = columns(run)
     for name in ("test/acc", "test/acc_balanced", "val/loss", "val_class_acc/3"):
-        assert summary[name] == pytest.approx(float(known[name])), name
-    config = yaml.safe_load((files / "config.yaml").read_text())
-    assert config["network"]["value"] == "cifar_resnet20"
-    assert (tmp_path / config["run_dir"]["value"]).samefile(run)
+        assert history[name] == pytest.approx(float(known[name])), name
+    assert config["network"] == "cifar_resnet20"
+    assert (tmp_path / config["run_dir"]).samefile(run)
+    files = file.parent / "files"
     pictures = {str(path.relative_to(files / "media/images")) for path in files.glob("media/images/**/*.png")}
     for name in PICTURES:
         assert any(picture.startswith(name) for picture in pictures), (name, pictures)
