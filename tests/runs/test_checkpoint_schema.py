@@ -209,7 +209,7 @@ def test_a_network_that_was_pretrained_stands_alone(path: Path) -> None:
 
 def test_the_table_has_all_hyperparameters() -> None:
     known = {name.removesuffix("?") for name in HYPER_PARAMETERS}
-    assert known == inspect.signature(ImageClassifier).parameters.keys() - {"weights"}
+    assert known == inspect.signature(ImageClassifier).parameters.keys() - {"weights", "weights_strict", "pretrained"}
 
 
 @pytest.mark.parametrize("args", [{"depths": [10**7]}, {"depths": [100] * 10}, {"widths": [10**6]}, {"depth": 10**5}])

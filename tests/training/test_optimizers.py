@@ -3,11 +3,12 @@ import pytest
 import timm
 import timm.optim
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import cifar_resnets.models  # noqa: F401  # registers the networks
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.training.optimizers import build_optimizer
+from cifar_resnets.training.optimizers import build_optimizer, parameter_groups
 
 NAMES = [
     "SGD",
@@ -170,6 +171,39 @@ def test_frozen_parameters_are_left_out(decay_norm_and_bias):
     found = set.union(*names_by_decay(model, build_optimizer(model, "SGD", 0.1, 5e-4, decay_norm_and_bias)).values())
     frozen = {"conv1.weight", "bn1.weight", "bn1.bias"}
     assert found == {name for name, _ in model.named_parameters()} - frozen
+
+
+def rates_by_name(model, groups):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: (round(g["lr"], 12), g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_preact_resnet110", "resnet18", "test_vit", "test_convnext"])
+def test_rates_fall_from_layer_to_layer_as_timms_do(name):
+    model = timm.create_model(
+        name, **({"depths": [1, 2], "widths": [4, 8], "stem_width": 4} if name.startswith("cifar_") else {})
+    )
+    theirs = param_groups_layer_decay(model, 5e-4, layer_decay=0.75)
+    for group in theirs:
+        group["lr"] = 0.1 * group["lr_scale"]
+    ours = parameter_groups(model, 0.1, 5e-4, decay_norm_and_bias=False, layer_decay=0.75)
+    assert ours[0]["lr"] == 0.1
+    assert rates_by_name(model, ours) == rates_by_name(model, theirs)
+    assert len({group["lr"] for group in ours}) > 3
+
+
+def test_rates_of_layers_and_of_norm_biases_are_multiplied():
+    model = small_network()
+    found = rates_by_name(model, parameter_groups(model, 0.1, 5e-4, True, norm_bias_scale=64.0, layer_decay=0.5))
+    depth = len({name.split(".")[0] for name in found if name.startswith("layer")}) + 1
+    assert found["fc.weight"] == (0.1, 5e-4)
+    assert found["conv1.weight"] == (0.1 * 0.5**depth, 5e-4)
+    assert found["bn1.bias"] == (pytest.approx(6.4 * 0.5**depth), 5e-4 / 64)
+
+
+def test_a_network_without_groups_of_layers_takes_no_layer_decay():
+    with pytest.raises(ConfigurationError, match=r"^model\.layer_decay: Linear has no group_matcher\(\)"):
+        build_optimizer(nn.Linear(2, 2), "SGD", 0.1, 0.0, layer_decay=0.5)
 
 
 @pytest.mark.parametrize("name", ["LBFGS", "Rprop"])
