@@ -142,7 +142,7 @@ HOSTILE: list[tuple[str, Change, str]] = [
         hparams(class_weights="rare"),
         r"class_weights is 'rare', not balanced, or a list of numbers",
     ),
-    ("no number as a weight", hparams(class_weights=[1.0, "x"]), r"class_weights is a list of 2, not balanced"),
+    ("no number as a weight", hparams(class_weights=[1.0, "x"]), r"class_weights is a list of 2 values, not balanced"),
     ("weights of other classes", hparams(class_weights=[1.0, 2.0]), "class_weights are 2 numbers for 10 classes"),
     ("rate below 0", hparams(lr=-1), r"hyper_parameters\.lr is -1, not a number above 0"),
     ("no optimizer", lambda c: c.update(optimizer_states=[]), "optimizer_states is a list of 0"),
