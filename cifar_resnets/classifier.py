@@ -260,7 +260,7 @@ class ImageClassifier(pl.LightningModule):
     # Optimisation.
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Builds the optimizer at the base rate `lr`, also of frozen layers; a subclass may give groups rates of their own."""
+        """Builds the optimizer at the rate `lr`, also of frozen layers; a subclass may give groups other rates."""
         args = {name: self.hparams[name] for name in OPTIMIZER_ARGS}
         # in mixed precision Lightning clips no gradients of a fused optimizer
         fused = all(each.is_cuda for each in self.network.parameters()) and self.trainer.gradient_clip_val is None

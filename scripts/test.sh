@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs lint, types, import contracts and the tests, in three processes of one thread each,
-# because on two cores a third of the time is spent waiting for ranks, jobs and browsers:
+# Sets up what is missing, then runs lint, and the tests in three processes of one thread each, because on two cores a
+# third of the time is spent waiting for ranks, jobs and browsers; types and import contracts are checked meanwhile:
 #   scripts/test.sh                      # everything
 #   scripts/test.sh --quick              # without the tests that start processes
 #   scripts/test.sh -k receptive_field   # other arguments go on to pytest
@@ -15,6 +15,11 @@ done
 scripts/setup.sh dev
 .venv/bin/ruff check
 .venv/bin/ruff format --check
-.venv/bin/mypy
-.venv/bin/lint-imports
-OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 3 --dist worksteal "${arguments[@]}"
+checks=$(mktemp)
+trap 'rm "$checks"' EXIT
+{ .venv/bin/mypy && .venv/bin/lint-imports; } >"$checks" 2>&1 &
+status=0
+OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 3 --dist worksteal "${arguments[@]}" || status=$?
+wait $! || status=1
+cat "$checks"
+exit $status

@@ -15,6 +15,11 @@ IMAGES_VARIABLE = "CIFAR_RESNETS_IMAGES"
 pytest_plugins = ["faults.table"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets tests that take long come first: at the end, quick ones keep all processes of pytest-xdist busy."""
+    items.sort(key=lambda item: item.get_closest_marker("process") is None)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps decoded images out of the user's cache."""

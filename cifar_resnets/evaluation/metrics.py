@@ -68,7 +68,7 @@ class Evaluation:
     @property
     def class_accuracy(self) -> list[float]:
         """Returns the accuracy of each class; NaN for a class without images."""
-        return (self.confusion.diagonal() / self.confusion.sum(dim=1)).tolist()
+        return (self.confusion.diagonal().double() / self.confusion.sum(dim=1)).tolist()
 
     def scalars(self, stage: str, class_names: Sequence[str]) -> dict[str, float]:
         """Returns loss and accuracies under their TensorBoard tags."""

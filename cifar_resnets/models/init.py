@@ -42,9 +42,11 @@ def initial_network(
         ConfigurationError: for an unknown network, wrong arguments of it, or a contradiction.
         CheckpointError: for weights that cannot be had, or are not the network's.
     """
-    sources = {"model.weights": weights is not None, "model.pretrained": pretrained, "model.init": bool(init)}
-    if len(given := [source for source, is_given in sources.items() if is_given]) > 1:
-        raise ConfigurationError(f"{given[0]}: {given[1]} would change or replace these weights, leave one of them out")
+    source = "model.weights" if weights is not None else "model.pretrained"
+    if pretrained and weights is not None:
+        raise ConfigurationError(f"model.pretrained: {source} would replace these weights, leave one of them out")
+    if init and (pretrained or weights is not None):
+        raise ConfigurationError(f"model.init: {', '.join(init)} would change {source}, leave one of them out")
     network = create_network(name, num_classes, {**network_args, **({"pretrained": True} if pretrained else {})})
     if "dirac" in init:
         init_dirac(network)

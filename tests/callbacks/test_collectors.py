@@ -98,6 +98,7 @@ def collected(ranks: int, folder: Path) -> list[dict]:
     return [json.loads((folder / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
 
 
+@pytest.mark.process
 def test_two_ranks_see_what_one_sees_in_the_same_order(tmp_path):
     [alone], [first, second] = collected(1, tmp_path), collected(2, tmp_path)
     data = digits()

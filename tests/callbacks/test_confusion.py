@@ -319,6 +319,7 @@ def test_a_masked_class_is_finite(tmp_path):
     assert list(images(tmp_path)) == tags("test")
 
 
+@pytest.mark.process
 def test_two_ranks_draw_once_what_one_rank_draws(tmp_path):
     data = digits(eval_batch_size=100)  # 364 images, batches that differ in size
     fork = DDPStrategy(start_method="fork", process_group_backend="gloo")
@@ -332,6 +333,7 @@ def test_two_ranks_draw_once_what_one_rank_draws(tmp_path):
 
 
 @pytest.mark.usefixtures("seen")
+@pytest.mark.process
 def test_two_ranks_fit_and_end_early(tmp_path):
     fork = DDPStrategy(start_method="fork", process_group_backend="gloo")
     fit(tmp_path, Confusion(every_n_epochs=2), StopAfter(3), strategy=fork, devices=2, max_epochs=9)

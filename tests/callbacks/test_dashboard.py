@@ -353,6 +353,7 @@ def test_loaders_that_are_not_ours(tmp_path: Path) -> None:
     assert len(scalars(tmp_path, "val/acc_best")) == len(scalars(tmp_path, "time/images_per_second")) == 1
 
 
+@pytest.mark.process
 def test_two_ranks_write_once_and_count_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fork = DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=30))
     fit(tmp_path, Clock(monkeypatch), strategy=fork, devices=2)

@@ -167,6 +167,7 @@ def noted(run, module) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("logger", [None, CSVLogger, TensorBoardLogger])
+@pytest.mark.process
 def test_two_ranks_agree_with_one(tmp_path, logger):
     on = {"logger": logger(tmp_path)} if logger else {}
     [one], both = (on_ranks(n, quick(), digits(), Note(tmp_path, noted), Finder(), **on) for n in (1, 2))

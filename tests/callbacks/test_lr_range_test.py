@@ -197,6 +197,7 @@ def test_an_optimizer_may_hold_a_frozen_parameter():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.process
 def test_two_ranks_lose_what_one_loses(tmp_path, accumulate):
     note = Note(tmp_path, lambda run, module: range_test(run, module, RATES, 1, 1e9))
     changes = {"accumulate_grad_batches": accumulate}

@@ -365,6 +365,7 @@ test_on.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("num_test", [37, 9])
+@pytest.mark.process
 def test_two_ranks_measure_exactly_what_one_measures(tmp_path, one_thread, num_test):
     torch.manual_seed(0)
     network_args = {"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4}

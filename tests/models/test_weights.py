@@ -526,7 +526,7 @@ def test_a_fit_says_that_the_head_starts_anew_and_a_test_refuses_it(cli, recipe,
     assert "has a head of 100 classes" in result.err
     result = cli("fit", *recipe, *weights, "--model.pretrained", "true")
     assert (result.status, result.err.count("\n")) == (2, 1)
-    assert "model.weights: model.pretrained would change or replace these weights" in result.err
+    assert "model.pretrained: model.weights would replace these weights" in result.err
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
