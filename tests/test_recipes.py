@@ -60,7 +60,7 @@ def test_opens_with_what_one_must_know(recipe: Path) -> None:
 @pytest.mark.parametrize("hardware", HARDWARE, ids=name)
 def test_hardware_files_say_nothing_else(hardware: Path) -> None:
     config = yaml.safe_load(hardware.read_text())
-    assert config.pop("model", None) == ({"compile": None} if hardware.stem == "cpu" else None)
+    assert config.pop("model", None) == ({"compile": None} if hardware.stem in ("cpu", "cpu_bf16") else None)
     assert set(config) == {"trainer"}
     assert set(config["trainer"]) <= {"accelerator", "devices", "num_nodes", "strategy", "precision", "benchmark"}
 

@@ -89,7 +89,7 @@ def _tested(data: ImageDataModule, names: list[str], checkpoint: Checkpoint | No
     if data.class_names != [name for name in names if name in data.class_names]:
         raise _others(names, data.class_names, checkpoint)
     if len(data.class_names) < len(names):
-        if data.mean is None:  # as of public weights: those of all training images are not at hand
+        if checkpoint is None and data.mean is None:  # those of all training images are not at hand
             raise ConfigurationError(
                 "data.mean: give it and data.std, only some of the network's classes are evaluated"
             )
