@@ -90,13 +90,14 @@ print(format(json.load(open(sys.argv[1]))['rows'][0]['eager']['images_per_second
 part_speed94() {
   choose --runs 5 -- --runs 1
   local more=(--)
-  [[ $tiny ]] && more+=(--data.batch_size 8 --trainer.max_epochs 1 --model.compile null)
+  [[ $tiny ]] && more+=(--data.batch_size 8 --trainer.max_epochs 1 --model.compile null --explain null
+    --model.network_args "{widths: [8, 8], depth: 2}")
   benchmark time_to_accuracy -c configs/recipes/speed94.yaml -c configs/hardware/$accelerator.yaml \
     --images "$images" "${chosen[@]}" "${more[@]}"
 }
 
 part_resnet18() {
-  choose -- --data.batch_size 8 --trainer.max_epochs 1 --trainer.limit_train_batches 3
+  choose -- --data.batch_size 8 --trainer.max_epochs 1 --trainer.limit_train_batches 3 --explain null
   "$python" -m cifar_resnets fit -c configs/recipes/resnet18_onecycle.yaml -c configs/hardware/$accelerator.yaml \
     --data ImageFolder --data.root "$images" --trainer.default_root_dir "$output/logs" "${chosen[@]}" >&2
   "$python" -m cifar_resnets collect "$output/logs" --format markdown

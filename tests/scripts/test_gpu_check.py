@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import Result
+from support import WITHOUT_PICTURES, Result
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tests", "data", "trainer", "networks", "sharing", "speed94", "resnet18")
@@ -43,7 +43,7 @@ def test_every_part_of_the_gpu_check_runs_without_a_gpu(image_folder: Path, tmp_
     # what is there is not measured again
     (tmp_path / "data.md").write_text("as it was")
     (tmp_path / "networks.md").unlink()
-    again = script("gpu_check.sh", *args)
+    again = script("gpu_check.sh", *args, PYTHON="true")  # one that measures nothing
     assert again.stderr.splitlines() == ["networks: at most 600 s"]
     assert "as it was" in (tmp_path / "gpu_check.md").read_text()
 
@@ -84,7 +84,7 @@ def test_every_row_of_the_results_is_a_command_that_parses(cli: Callable[..., Re
 
 def test_the_results_need_images_and_run_each_seed_once(image_folder: Path, tmp_path: Path) -> None:
     assert "give --images" in script("results.sh").stderr
-    row = ("degradation/plain20", "--", "--trainer.max_epochs", "1", "--data.batch_size", "8")
+    row = ("degradation/plain20", "--", "--trainer.max_epochs", "1", "--data.batch_size", "8", *WITHOUT_PICTURES)
     args = ("--images", str(image_folder), "--logs", str(tmp_path), *row)
     done = script("results.sh", *args)
     assert "| degradation/plain20 | cifar_plain20 |" in done.stdout, done.stderr
