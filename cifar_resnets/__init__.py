@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.2.0"
 __all__ = ["__version__", "load"]
 
+TYPE_CHECKING = False  # as that of typing, whose import takes milliseconds
 if TYPE_CHECKING:
     from cifar_resnets.inference.classifier import load as load
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports `load`, and with it torch, when it is used first."""
     if name == "load":
         from importlib import import_module

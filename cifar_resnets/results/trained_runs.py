@@ -26,6 +26,14 @@ NOT_COMPARED = (
     *("trainer.default_root_dir", "trainer.logger", "trainer.log_every_n_steps", "trainer.profiler"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
 )
+# keys that were added since version 0.1.0, with the value that stands for what was done before
+ADDED = {
+    **dict.fromkeys(("model.class_weights", "model.freeze", "model.unfreeze_epoch"), "null"),
+    **dict.fromkeys(("model.pretrained", "model.weights_strict", "data.init_args.balance"), "false"),
+    **dict.fromkeys(("data.init_args.test_fraction", "data.init_args.split_file"), "null"),
+    **dict.fromkeys(("data.init_args.augment.crop_ratio", "data.init_args.augment.crop_scale"), "null"),
+    **{"model.layer_decay": "1.0", "data.init_args.resize": "squash"},
+}
 CIFAR = "cifar_resnets.data.cifar."  # wherever its folder is, the images are the same
 FINDER = ".LRFinder"
 LR_MIN = "model.schedule.init_args.lr_min"
@@ -170,7 +178,7 @@ def comparable_settings(config: Mapping[str, Any]) -> dict[str, str]:
     Left out are the seed (not that of the split, which selects the images), paths of folders except an image folder's,
     the checkpoint that a run was resumed from, devices and strategy (a batch is divided among devices; the precision
     counts), and settings of display and storage. With an LRFinder the learning rate is `found`, and so is a number that
-    replaced `lr_min: found`.
+    replaced `lr_min: found`. Keys that earlier versions lack are left out while they change nothing.
     """
     callbacks = config["trainer"].get("callbacks") or []
     as_one: dict[str, Any] = {"class_path": ", ".join(each["class_path"] for each in callbacks) or "none"}
@@ -181,7 +189,8 @@ def comparable_settings(config: Mapping[str, Any]) -> dict[str, str]:
         settings["model.lr"] = "found"
         settings |= {LR_MIN: "found"} if settings.get(LR_MIN, "null") != "null" else {}
     left_out = [*NOT_COMPARED, *(["data.init_args.root"] if settings["data.class_path"].startswith(CIFAR) else [])]
-    return {key: value for key, value in settings.items() if not any(_is_below(key, each) for each in left_out)}
+    compared = {key: value for key, value in settings.items() if ADDED.get(key) != value}
+    return {key: value for key, value in compared.items() if not any(_is_below(key, each) for each in left_out)}
 
 
 def _is_below(key: str, section: str) -> bool:
