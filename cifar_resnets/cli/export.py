@@ -4,12 +4,17 @@ Torch is imported when the arguments have been checked.
 """
 
 import argparse
+import importlib
 import importlib.util
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_resnets.cli.parser import CommandParser, local
-from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.errors import ConfigurationError, OutputError, one_line
+from cifar_resnets.results.run_folder import is_run
+from cifar_resnets.support.text import printable
 
 DESCRIPTION = """\
 Write a checkpoint's network for use elsewhere. A graph takes images as a
@@ -48,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_images", "--num-images", type=_number, metavar="N", help="images of the proof; all if not given")
     add("--image_size", "--image-size", type=_number, metavar="N", help="in pixels, if the checkpoint does not know it")
     licence = "of the weights, for the model card, such as mit"
-    add("--license", dest="licence", default="", metavar="ID", help=licence)
+    add("--license", dest="licence", type=_licence, default="", metavar="ID", help=licence)
     add("--run", type=local, metavar="RUN_DIR", help="of which the model card tells; the checkpoint's if not given")
     add("--trust", action="append", default=[], metavar="NAME", help="a network of your own, such as mine:net")
     return parser
@@ -58,6 +63,12 @@ def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
     return int(text)
+
+
+def _licence(text: str) -> str:
+    if re.fullmatch(r"[\w.+-]*", text) is None:  # it becomes a part of YAML and of Markdown
+        raise argparse.ArgumentTypeError(f"{printable(text)} is not allowed, give an identifier such as mit")
+    return text
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -71,8 +82,22 @@ def _check(options: argparse.Namespace) -> None:
             has = "holds weights and no graph" if options.format == "safetensors" else "has no model card"
             option = name.replace("licence", "license")
             raise ConfigurationError(f"--{option}: {options.format} {has}, leave it out")
+    if options.run and not is_run(options.run):
+        raise ConfigurationError(f"--run: there is no folder {options.run} of a run, such as logs/NAME/version_0")
     out: Path = options.out
     if os.path.lexists(out):
         raise ConfigurationError(f"--out: {out} exists, give another name or remove it")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
         raise OutputError(f"--out: {out.parent} is no folder that can be written")
+    if problem := _broken(ONNX_PACKAGES if options.format == "onnx" else ()):
+        raise ConfigurationError(f"--format onnx: {problem}: pip install --force-reinstall .[export]")
+
+
+def _broken(packages: Sequence[str]) -> str:
+    """Returns which package cannot be imported, and why; empty if all can be."""
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            return f"{name} cannot be imported ({one_line(error)})"
+    return ""

@@ -11,6 +11,8 @@ FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 def local(text: str) -> Path:
     """Returns the path of an argument, with the home folder for a leading `~`; argparse reports an address."""
+    if not text:  # of an unset variable; pathlib makes the current folder of it
+        raise argparse.ArgumentTypeError("the path is empty")
     try:
         return Path(local_path("path", text))
     except ConfigurationError as error:

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     where = f"folder for {TABLE} and {SHEET}; the next one of the run's name in {ROOT} if not given"
     add("--output", type=local, metavar="DIR", help=where)
     add("--heatmaps", type=local, metavar="DIR", help="draw where the network looked in each image, a PNG file each")
-    add("--method", default="gradcam", help="of the heatmaps; %(default)s")
+    add("--method", help="of the heatmaps; gradcam if not given")
     add("--layers", metavar="A,B", help="modules of the heatmaps; one is chosen if not given")
     add("--tta", action="store_true", help="average over the views of model.tta of the training")
     add(
@@ -103,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
-    return number
+    return int(text)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -115,6 +115,11 @@ def _check(options: argparse.Namespace) -> None:
     for name in (TABLE, SHEET) if options.output else ():
         if os.path.lexists(options.output / name):
             raise ConfigurationError(f"--output: {options.output} holds {name} already, give another folder")
+    for key in ("method", "layers"):
+        if getattr(options, key) is not None and options.heatmaps is None:
+            raise ConfigurationError(
+                f"--{key}: there are no heatmaps without --heatmaps DIR, give it or leave this out"
+            )
     for key in ("output", "heatmaps"):
         folder = getattr(options, key)
         if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
@@ -129,7 +134,7 @@ def _names(options: argparse.Namespace) -> Iterator[str]:
 
     for name in options.images:
         if name == "-":
-            yield from names_in(sys.stdin.buffer.read())
+            yield from names_in(_standard_input())
         else:
             yield os.path.expanduser(name)
     if options.list is not None:
@@ -137,3 +142,13 @@ def _names(options: argparse.Namespace) -> Iterator[str]:
             yield from names_in(local(options.list).read_bytes())
         except OSError as error:
             raise DataError(f"--list: {options.list} cannot be read: {error.strerror}") from error
+
+
+def _standard_input() -> bytes:
+    """Returns what is read from standard input."""
+    if sys.stdin is None:  # the caller has closed it
+        raise DataError("predict -: standard input is closed, give a list by --list FILE")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise DataError(f"predict -: standard input cannot be read: {error.strerror}") from error

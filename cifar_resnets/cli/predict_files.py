@@ -91,12 +91,13 @@ def _classifiers(options: argparse.Namespace) -> list[TrainedClassifier]:
 def _heatmaps(options: argparse.Namespace, classifier: TrainedClassifier) -> HeatmapWriter | None:
     if options.heatmaps is None:
         return None
-    if options.method not in METHODS:
-        raise ConfigurationError(f"--method: {options.method} is not allowed, give one of {', '.join(METHODS)}")
+    method = options.method or "gradcam"
+    if method not in METHODS:
+        raise ConfigurationError(f"--method: {method} is not allowed, give one of {', '.join(METHODS)}")
     if len(classifier.class_names) < 2:
         raise ConfigurationError("--heatmaps: the network has one class, there is no second one to compare with")
-    layers = options.layers.split(",") if options.layers else None
-    writer = HeatmapWriter(options.heatmaps, classifier, options.method, layers)
+    layers = [name for part in (options.layers or "").split(",") if (name := part.strip())]
+    writer = HeatmapWriter(options.heatmaps, classifier, method, layers or None)
     check_writable(options.heatmaps, "--heatmaps")
     return writer
 
@@ -109,7 +110,7 @@ def _folder(options: argparse.Namespace, classifier: TrainedClassifier, num_file
     if num_files == 1 or options.json:
         return None
     network = str(classifier.hyper_parameters["network"]).replace(":", ".")
-    folder = claim_run_dir(ROOT, name_of_run(options.ckpt_path, None) or network)
+    folder = claim_run_dir(ROOT, name_of_run(options.ckpt_path, None) or network, "--output")
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     record = {"command": sys.argv, "started": started, "cifar_resnets": __version__, "subcommand": "predict"}
     with replacing(folder / RECORD) as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cifar_resnets.cli.parser import CommandParser
 from cifar_resnets.errors import ConfigurationError, OutputError
+from cifar_resnets.support.atomic_file import naming
 from cifar_resnets.support.text import did_you_mean
 
 FOLDER = Path(__file__).parents[1] / "configs"  # in the repository a link to its folder of this name
@@ -51,11 +52,16 @@ def find_recipe(text: str) -> str:
         ConfigurationError: when it is a name, but neither a file nor one that comes with the package.
     """
     is_name = re.fullmatch(r"[\w-]+", text) is not None
-    if not is_name or (os.path.exists(text) and not os.path.isdir(text)):  # a pipe is no regular file
+    if not is_name or _is_file(text):
         return text
-    if os.path.isfile(text + ENDING):
+    if _is_file(text + ENDING):
         return text + ENDING
     return str(_named("--config", text, "file or recipe"))
+
+
+def _is_file(path: str) -> bool:
+    """Returns whether there is something else than a folder, such as a pipe, or a link to a copy that is gone."""
+    return os.path.lexists(path) and not os.path.isdir(path)
 
 
 def with_paths(args: Sequence[str]) -> list[str]:
@@ -102,11 +108,17 @@ def run(args: list[str]) -> None:
 
 
 def _copy(path: Path, target: Path) -> None:
+    content = path.read_bytes()
     try:
-        with open(target, "xb") as file:
-            file.write(path.read_bytes())
+        file = open(target, "xb")  # noqa: SIM115  closed below, where what is half written is removed
     except FileExistsError as error:
         raise OutputError(f"recipes copy: {target} is already there, and stays as it is") from error
+    try:
+        with naming(target), file:
+            file.write(content)
+    except OSError:
+        target.unlink()
+        raise
     print(f"{target}, from now on what `-c {path.stem}` means in this folder")
 
 

@@ -12,7 +12,7 @@ from cifar_resnets.data.datamodule import Split
 from cifar_resnets.data.image_files import Files
 from cifar_resnets.errors import DataError
 from cifar_resnets.support.atomic_file import replacing
-from cifar_resnets.support.text import printable
+from cifar_resnets.support.text import csv_line, printable
 
 Sides = dict[str, Split]  # of each file, by its path below the root
 
@@ -161,12 +161,8 @@ def add_to_split_file(file: Path, sides: Mapping[str, Split]) -> None:
         OSError: when it cannot be written.
     """
     before = _text(file) if file.exists() else ""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n" if "\r\n" in before else "\n")
-    if not before:
-        writer.writerow(HEADER)
-    elif not before.endswith("\n"):
-        writer.writerow([])  # ends the last line
-    writer.writerows(sides.items())
+    end = "\r\n" if "\r\n" in before else "\n"
+    head = csv_line(HEADER, end) if not before else "" if before.endswith("\n") else end  # ends the last line
+    text = head + "".join(csv_line(row, end) for row in sides.items())
     with replacing(file) as target:
-        target.write((file.read_bytes() if before else b"") + text.getvalue().encode("utf-8", "surrogateescape"))
+        target.write((file.read_bytes() if before else b"") + text.encode("utf-8", "surrogateescape"))

@@ -5,9 +5,9 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,7 @@ class ImageFile(NamedTuple):
 
 
 Files = dict[str, list[ImageFile]]  # of each class
+OnError = Callable[[OSError], None]  # as in `os.walk`
 
 
 class UnreadableImages(DataError):
@@ -87,7 +88,7 @@ def class_folders(folder: Path, at_least: int = 2) -> list[str]:
 def subfolders(folder: Path) -> list[str]:
     """Returns the sorted names of the visible folders in a folder; raises DataError when it cannot be read."""
     with _readable():
-        names = [entry.name for entry in _entries(str(folder)) if entry.is_dir()]
+        names = [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
     # in UTF-8 whatever the locale: a checkpoint holds the names of classes
     return sorted(os.fsencode(name).decode("utf-8", "surrogateescape") for name in names)
 
@@ -117,7 +118,7 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, Counter[str]]:
     endings = _endings()
     files: Files = {name: [] for name in classes}
     with _readable():
-        others = Counter("beside the class folders" for each in _entries(str(folder)) if not each.is_dir())
+        others = Counter("beside the class folders" for each in _entries(str(folder)) if not _is_folder(each))
         for name in classes:
             of_locale = os.fsdecode(name.encode("utf-8", "surrogateescape"))
             for path, entry in _walk(str(folder / of_locale), of_locale, set()):
@@ -128,20 +129,20 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[Files, Counter[str]]:
     return {name: sorted(of_class) for name, of_class in files.items()}, others
 
 
-def find_images(folder: str) -> list[str]:
+def find_images(folder: str, on_error: OnError) -> list[str]:
     """Finds the image files at any depth of a folder, whether its folders are classes or not.
+
+    Args:
+        folder: to be searched.
+        on_error: takes the error of each folder that cannot be read; the others are searched all the same.
 
     Returns:
         Paths below the folder, in the order in which `scan` gives those of all classes.
-
-    Raises:
-        DataError: when a folder cannot be read.
     """
     endings, found = _endings(), []
-    with _readable():
-        for entry in _entries(folder):
-            inside = _walk(entry.path, entry.name, set()) if entry.is_dir() else [(entry.name, entry)]
-            found += sorted(path for path, each in inside if _image_file(path, each, endings))
+    for entry in _entries(folder, on_error):
+        inside = _walk(entry.path, entry.name, set(), on_error) if _is_folder(entry) else [(entry.name, entry)]
+        found += sorted(path for path, each in inside if _image_file(path, each, endings))
     return found
 
 
@@ -156,15 +157,17 @@ def _kind(entry: os.DirEntry[str], endings: tuple[str, ...]) -> str:
     return "no regular file" if ending in endings else ending or "without an ending"
 
 
-def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    folder: str, path: str, seen: set[tuple[int, int]], on_error: OnError | None = None
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yields all files below a folder, if it exists, each with its path below the split's folder."""
     status = os.stat(folder) if os.path.isdir(folder) else None
     if status is None or (status.st_dev, status.st_ino) in seen:  # symbolic links may form a cycle
         return
     seen.add((status.st_dev, status.st_ino))
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{path}/{entry.name}", seen)
+    for entry in _entries(folder, on_error):
+        if _is_folder(entry):
+            yield from _walk(entry.path, f"{path}/{entry.name}", seen, on_error)
         else:
             yield f"{path}/{entry.name}", entry
 
@@ -172,17 +175,31 @@ def _walk(folder: str, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[
 def _image_file(path: str, entry: os.DirEntry[str], endings: tuple[str, ...]) -> ImageFile | None:
     if not entry.name.lower().endswith(endings):
         return None
-    if entry.is_file():
-        status = entry.stat()
-        return ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    # a broken link is an image that cannot be read; a pipe or a device is no image
+    with suppress(OSError):  # a link to itself
+        if entry.is_file():
+            status = entry.stat()
+            return ImageFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    # a link to nothing, or to itself, is an image that cannot be read; a pipe or a device is no image
     return ImageFile(path) if entry.is_symlink() and not os.path.exists(entry.path) else None
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a folder; a link to itself is none."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
+def _entries(folder: str, on_error: OnError | None = None) -> list[os.DirEntry[str]]:
     """Lists the visible entries of a folder; sorted, because the order decides which of two equal links is followed."""
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+        return []
 
 
 @contextmanager
@@ -280,5 +297,5 @@ def decode_into(target: Images, path: Path, formats: list[str], background: str,
             white, resized = white_level(image), image.size != target.shape[:2]
         return Outcome(image.mode != "RGB", resized, white is None, white == 65535 and target.max() <= 16)
     except Exception as error:  # Pillow's plug-ins raise exceptions of any class
-        message = str(error).replace(repr(str(path)), "").split()
-        return Outcome(failure=" ".join(message) or type(error).__name__)
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Outcome(failure=" ".join(text.replace(repr(str(path)), "").split()) or type(error).__name__)

@@ -17,6 +17,7 @@ from torch import nn
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.export.programs import Runner
 from cifar_resnets.inference.classifier import TrainedClassifier
+from cifar_resnets.support.atomic_file import naming
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -60,16 +61,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         OSError: when it cannot be written, or there is a folder of that name meanwhile.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.mkdir()
     try:
-        yield unfinished
-        for each in unfinished.iterdir():
-            with each.open("rb") as file:
-                os.fsync(file.fileno())
-        os.rename(unfinished, path)
-    except OSError as error:
-        error.filename = str(path)  # the only name that the user knows
-        raise
+        with naming(path):  # the only name that the user knows
+            unfinished.mkdir()
+            yield unfinished
+            for each in unfinished.iterdir():
+                with each.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.rename(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

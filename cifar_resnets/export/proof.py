@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_resnets.errors import CheckpointError, UserError
+from cifar_resnets.errors import CheckpointError, ConfigurationError, UserError
 from cifar_resnets.export.graph import ImagesToProbabilities, resize
 from cifar_resnets.export.programs import Runner
 from cifar_resnets.inference.classifier import OWN_SOURCES, TrainedClassifier
@@ -180,6 +180,8 @@ def _validation_images(classifier: TrainedClassifier, root: str | None) -> Image
     data = classifier.data
     if not str(data.get("class_path", "")).startswith(OWN_SOURCES):
         raise CheckpointError("their data source is of another package")
+    if root is not None and "root" not in data["init_args"]:
+        raise ConfigurationError(f"--data_root: {data['class_path']} has no folder of images, leave it out")
     # by its name: the sources are Lightning's, which nothing else of an export takes
     source = import_attribute(*data["class_path"].rpartition(".")[::2])(**_arguments(data["init_args"], root))
     source.may_download = False

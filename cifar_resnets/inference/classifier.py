@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_resnets.data.augment import normalize
+from cifar_resnets.data.image_modes import check_color
 from cifar_resnets.data.loaders import evaluation_parts, on_pixel_scale
-from cifar_resnets.data.resize import Resize
+from cifar_resnets.data.resize import Resize, check_resize
 from cifar_resnets.errors import CheckpointError, ConfigurationError, local_path
 from cifar_resnets.evaluation.tta import average_views, check_views
 from cifar_resnets.inference.decoding import num_cores
@@ -138,21 +139,28 @@ def load(
 
     Raises:
         CheckpointError: when it is missing, damaged, not of `fit`, or of a network that is not trusted.
-        ConfigurationError: when the size of the images is not known, or the network does not take it.
+        ConfigurationError: when the size of the images is not known, or the network does not take the one given.
     """
     content = read_checkpoint_file(Path(local_path("path", path)), EVALUATE)
     hparams, data = content["hyper_parameters"], content["data"]
     given = {name: value for name, value in data["init_args"].items() if value is not None}
     size, views = image_size or size_of_images(data), list(hparams.get("tta") or ())
-    network = _network(content, Path(path), size, trust)
-    check_views(views, (size, size))
+    try:
+        check_views(views, (size, size))
+        check_resize(resize := given.get("resize", "squash"), size)
+        check_color("data.background", background := given.get("background", "white"))
+        network = _network(content, Path(path), size, trust)
+    except ConfigurationError as error:
+        if image_size is not None:  # the caller's
+            raise
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
     return TrainedClassifier(
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
         list(hparams["class_names"]),
         size,
         *_statistics(given, path),
-        background=given.get("background", "white"),
-        resize=given.get("resize", "squash"),
+        background=background,
+        resize=resize,
         tta=views,
         batch_size=given.get("eval_batch_size") or EVAL_BATCH_SIZE,
         hyper_parameters=hparams,
@@ -214,3 +222,5 @@ def _check_fits(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -
         both = (has.get(name, "missing"), wants.get(name, "missing"))
         line = f"its weights are not of its network: {short(name)} is {both[0]}, in the network {both[1]}"
         raise CheckpointError(f"{path}: {line}")
+    if name := next((name for name, value in weights.items() if not value.isfinite().all()), None):
+        raise CheckpointError(f"{path}: its weights are not finite: {short(name)}")

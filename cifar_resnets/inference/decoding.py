@@ -64,7 +64,11 @@ def decode_batches(
             (part, _submit(pool, found[start : min(start + BLOCK, part.stop)], image_size, background, resize))
             for part, start in blocks
         )
-        yield from _collected(_results(tasks, ahead))
+        try:
+            yield from _collected(_results(tasks, ahead))
+        except BrokenProcessPool as error:  # of a result, or of the next task
+            what = "a process that decodes images was killed, perhaps because the memory is full"
+            raise ResourceError(f"{what}: give --workers 1, or leave out the largest images") from error
 
 
 def num_cores() -> int:
@@ -93,11 +97,7 @@ def _results(tasks: Iterator[Task], ahead: int) -> Iterator[tuple[slice, Batch]]
 
 
 def _result(task: Task) -> tuple[slice, Batch]:
-    try:
-        return task[0], task[1].result()
-    except BrokenProcessPool as error:
-        what = "a process that decodes images was killed, perhaps because the memory is full"
-        raise ResourceError(f"{what}: give --workers 1, or leave out the largest images") from error
+    return task[0], task[1].result()
 
 
 def _collected(results: Iterator[tuple[slice, Batch]]) -> Iterator[Batch]:

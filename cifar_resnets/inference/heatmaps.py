@@ -13,6 +13,7 @@ from cifar_resnets.evaluation.mistakes import CHUNK, Samples
 from cifar_resnets.figures.explanation import draw_explanation
 from cifar_resnets.inference.classifier import TrainedClassifier
 from cifar_resnets.inference.decoding import Pixels
+from cifar_resnets.support.atomic_file import naming
 
 LONGEST = 60  # characters of an image's name in that of its picture
 
@@ -73,7 +74,8 @@ class HeatmapWriter:
         for row, name in enumerate(names):
             both = zip(classes[row, :2].tolist(), highest[row, :2].tolist(), strict=True)
             about = [(self._classifier.class_names[number], number, p) for number, p in both]
-            draw_explanation(pixels[row], heat[row], about).save(self.folder / name)
+            with naming(self.folder / name):
+                draw_explanation(pixels[row], heat[row], about).save(self.folder / name)
 
 
 def picture_name(number: int, path: str) -> str:

@@ -1,12 +1,12 @@
 """Finds the image files that a command line names: files, folders, patterns, and lists of them."""
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from cifar_resnets.data.image_files import find_images
-from cifar_resnets.errors import DataError
 
 
 class Found(NamedTuple):
@@ -19,7 +19,8 @@ class Found(NamedTuple):
 def find(names: Iterable[str]) -> list[Found]:
     """Finds the images of each name, in the order given; a name that stands for none is returned with the reason.
 
-    A folder stands for the image files in it at any depth, in the order in which a test on it reads them. A name with
+    A folder stands for the image files in it at any depth, in the order in which a test on it reads them, and for the
+    folders in it that cannot be read, after them. A name with
     `*`, `?` or `[` that is no file itself stands for the files and folders that match it; `**` for any folders.
     """
     return [found for name in names for found in _of_name(name)]
@@ -37,11 +38,10 @@ def _of_name(name: str) -> list[Found]:
 
 
 def _of_folder(folder: str) -> list[Found]:
-    try:
-        names = find_images(folder)
-    except DataError as error:
-        return [Found(folder, str(error))]
-    return [Found(os.path.join(folder, name)) for name in names] or [Found(folder, "there is no image file in it")]
+    unreadable: list[Found] = []
+    names = find_images(folder, lambda error: unreadable.append(Found(str(error.filename), str(error.strerror))))
+    found = [*(Found(os.path.join(folder, name)) for name in names), *unreadable]
+    return found or [Found(folder, "there is no image file in it")]
 
 
 def names_in(content: bytes) -> list[str]:
@@ -49,6 +49,7 @@ def names_in(content: bytes) -> list[str]:
 
     Bytes that are no UTF-8 are kept, as in all file names of Python. Empty lines are left out.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)  # which editors of Windows write
     separator = b"\0" if b"\0" in content else b"\n"
     lines = content.split(separator)
     if separator == b"\n":

@@ -1,6 +1,5 @@
 """Writes predictions as CSV or JSON, row by row as they come."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from cifar_resnets.inference.rows import Row
+from cifar_resnets.support.atomic_file import naming
+from cifar_resnets.support.text import csv_line
 
 
 class CsvFile:
@@ -30,15 +31,16 @@ class CsvFile:
         more = [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("class", "probability")]
         columns = ["path", "predicted", "probability", *more, "entropy", "margin", "error"]
         self._columns = [*columns, *(["heatmap"] if has_heatmaps else [])]
+        self._path = path
         self._file = path.open("x", encoding="utf-8", errors="surrogateescape", newline="")
-        self._writer = csv.DictWriter(self._file, self._columns, restval="", lineterminator="\n")
-        self._writer.writeheader()
+        self._file.write(csv_line(self._columns))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
     def add(self, row: Row) -> None:
         """Writes a row."""
@@ -50,7 +52,9 @@ class CsvFile:
                 cells |= {f"class_{rank}": name, f"probability_{rank}": digits(probability)}
             cells |= {"entropy": f"{prediction.entropy:.6f}", "margin": f"{prediction.margin:.6f}"}
             cells |= {"heatmap": row.heatmap} if row.heatmap else {}
-        self._writer.writerow({"path": row.path, **cells})
+        cells["path"] = row.path
+        with naming(self._path):
+            self._file.write(csv_line(cells.get(column, "") for column in self._columns))
 
 
 class JsonArray:

@@ -62,6 +62,7 @@ def _is_number(value: Any) -> bool:
 
 ANY = Kind("a value", lambda value: True)
 TEXT = Kind("a text", lambda value: type(value) is str and len(value) < 10_000)
+NAME = Kind("a text in UTF-8", lambda value: TEXT.fits(value) and re.search("[\ud800-\udfff]", value) is None)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 COUNT = Kind("a number from 0", lambda value: type(value) is int and 0 <= value < 2**63)
 NUMBER = Kind("a number", _is_number)
@@ -89,7 +90,7 @@ PLACE = Kind("batch, validation or epoch", lambda value: value in ("batch", "val
 CLASS = {"class_path": TEXT, "init_args?": KEYS}
 # of `ImageClassifier`: tests/runs/test_checkpoint_schema.py compares them
 HYPER_PARAMETERS = {
-    "class_names": Many(TEXT),
+    "class_names": Many(NAME),
     "network": TEXT,
     "network_args?": KEYS,
     "init?": Many(TEXT, 0),

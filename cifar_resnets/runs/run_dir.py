@@ -21,8 +21,13 @@ CHECKPOINTS = "checkpoints"  # folder below that of the run
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
-def claim_run_dir(root: Path, name: str) -> Path:
+def claim_run_dir(root: Path, name: str, key: str = "trainer.default_root_dir") -> Path:
     """Makes and returns `root/name/version_N` with the next free N, also while other processes do the same.
+
+    Args:
+        root: folder of all runs.
+        name: of the run.
+        key: that sets another folder, for the error.
 
     Raises:
         OutputError: when the folder cannot be made.
@@ -41,9 +46,7 @@ def claim_run_dir(root: Path, name: str) -> Path:
             except FileNotFoundError:  # another process has removed an empty folder, see `remove_unused`
                 continue
     except OSError as error:
-        raise OutputError(
-            f"trainer.default_root_dir: {parent} cannot be written ({error.strerror}), give another folder"
-        ) from error
+        raise OutputError(f"{key}: {parent} cannot be written ({error.strerror}), give another folder") from error
 
 
 def missing_folders(folder: Path) -> list[Path]:

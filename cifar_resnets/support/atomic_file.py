@@ -22,20 +22,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # in the same folder, because os.replace is atomic there; not by tempfile, whose files other users cannot read
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.unlink(missing_ok=True)  # it may be a link
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno is not None:  # otherwise the block has raised an error with a text of its own
-            error.filename = str(path)  # the error of a full disk has no file name, and users know only this one
-        raise
+        with naming(path):
+            unfinished.unlink(missing_ok=True)  # it may be a link
+            with unfinished.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # the first error is raised
             unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file that a block writes in its errors: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # otherwise the block has raised an error with a text of its own
+            error.filename = str(path)
+        raise
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:

@@ -31,6 +31,13 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
+def csv_line(cells: Iterable[object], end: str = "\n") -> str:
+    """Returns a row of CSV; before 3.13, Python quotes a carriage return in a cell only where rows end with one."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + end
+
+
 def csv_text(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
     """Returns a table as CSV, with a header."""
     file = io.StringIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,14 @@ def test_an_export_that_fails_its_proof_leaves_no_file(
         (["--ckpt_path", "small.ckpt", "--format", "safetensors", "--raw"], 2, "--raw: safetensors holds weights"),
         (["--ckpt_path", "small.ckpt", "--format", "onnx", "--license", "mit"], 2, "--license: onnx has no model card"),
         (["--ckpt_path", "small.ckpt", "--format", "onnx", "--num_images", "0"], 2, "0 is not allowed, give 1 or more"),
-        (["--ckpt_path", "small.ckpt", "--format", "safetensors", "--run", "no"], 2, "there is no folder no"),
+        (["--ckpt_path", "small.ckpt", "--format", "safetensors", "--run", "no"], 2, "--run: there is no folder no"),
+        (
+            ["--ckpt_path", "small.ckpt", "--format", "safetensors", "--license", "x\ny: z"],
+            2,
+            "x\\ny: z is not allowed",
+        ),
+        (["--ckpt_path", "small.ckpt", "--format", "torch_export", "--data_root", "x"], 2, "--data_root: "),
+        (["--ckpt_path", "small.ckpt", "--format", "safetensors", "--out", "w" * 252], 6, f" {'w' * 252}: File name"),
         (["--ckpt_path", "small.ckpt", "--format", "onnx", "--out", "small.ckpt"], 2, "--out: small.ckpt exists"),
     ],
 )
@@ -149,3 +157,14 @@ def test_without_the_extra_a_line_says_how_to_install_it(cli: Run, small: str, m
     assert result.status == 2
     line = "--format onnx: onnx, onnxscript, onnxruntime is not installed: pip install .[export]"
     assert result.err == f"cifar-resnets: {line}\n"
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(
+    cli: Run, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libfoo.so:\\n no such file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    result = cli("export", "--ckpt_path", small, "--format", "onnx")
+    line = "--format onnx: onnxruntime cannot be imported (libfoo.so: no such file): pip install"
+    assert result.status == 2 and result.err.startswith(f"cifar-resnets: {line} ") and result.err.count("\n") == 1

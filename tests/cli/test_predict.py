@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import prediction_probe
 import pytest
 import torch
-from image_samples import noise, save
+from image_samples import as_another_user, noise, open_copy, save
 from PIL import Image
 from processes import run
 from support import Result, terminal
 
 from cifar_resnets import load
 from cifar_resnets.cli import predict
-from cifar_resnets.inference.decoding import FEW
+from cifar_resnets.inference.decoding import FEW, decode_files
+from cifar_resnets.inference.paths import find, names_in
+from cifar_resnets.inference.row_files import CsvFile
+from cifar_resnets.inference.rows import Row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., Result]
@@ -273,6 +278,13 @@ def test_files_folders_patterns_and_lists_in_their_order(
         (["--list", "empty.txt", "--ckpt_path", "y"], 3, "predict: the list names no image"),
         (["x.png", "--ckpt_path", "y", "--tpo_k", "3"], 2, "predict: unrecognized arguments: --tpo_k 3"),
         (["x.png", "--top_k", "0"], 2, "predict: argument --top_k/--top-k: 0 is not allowed, give 1 or more"),
+        (["x.png", "--top_k", "two"], 2, "predict: argument --top_k/--top-k: two is not allowed, give 1 or more"),
+        (
+            ["x.png", "--ckpt_path", "y", "--layers", "layer1"],
+            2,
+            "--layers: there are no heatmaps without --heatmaps DIR, give it or leave this out",
+        ),
+        (["x.png", "--ckpt_path", "y", "--output", ""], 2, "predict: argument --output: the path is empty"),
         (["x.png", "--ckpt_path", "y", "--output", "x.png"], 6, "--output: x.png is no folder"),
     ],
 )
@@ -330,3 +342,58 @@ def test_many_files_are_decoded_in_processes(best: tuple[str, str], tmp_path: Pa
     several, one = (run(*args, "--workers", str(number), cwd=tmp_path) for number in (2, 1))
     assert (several.status, several.err) == (3, one.err) and "'images/broken.png': the file is empty" in one.err
     assert several.out == one.out and len(json.loads(one.out)) == FEW + 11
+
+
+def test_what_cannot_be_read_in_a_folder_hides_nothing_else(tmp_path: Path) -> None:
+    for name in ("a.png", "locked/b.png", "deep/c.png", "d.png"):
+        save(tmp_path / name, noise(9, 9, 3))
+    with open_copy(tmp_path) as folder:
+        root = folder / "root"
+        root.chmod(0o755)
+        (root / "deep/loop.png").symlink_to("loop.png")
+        (root / "loop").symlink_to("loop")
+        (root / "d.png").chmod(0)
+        (root / "locked").chmod(0)
+        with as_another_user():
+            found = decode_files(find([str(root)]), 4, "white").found
+        (root / "locked").chmod(0o700)
+    names = [os.path.relpath(each.path, root) for each in found]
+    assert names == ["a.png", "d.png", "deep/c.png", "deep/loop.png", "locked"]
+    denied = "Permission denied"
+    assert [each.problem for each in found] == ["", denied, "", "Too many levels of symbolic links", denied]
+
+
+def test_a_carriage_return_in_a_name_ends_no_row(cli: Run, best: tuple[str, str]) -> None:
+    save(Path("folder/cr\rlf.png"), noise(9, 9, 3))
+    save(Path("folder/z.png"), noise(9, 9, 3))
+    assert cli("predict", "folder", *best, "--output", "out").status == 0
+    assert [row["path"] for row in rows(Path("out/predictions.csv"))] == ["folder/cr\rlf.png", "folder/z.png"]
+    assert Path("out/predictions.csv").read_bytes().count(b"\r") == 1
+
+
+def test_a_full_disk_is_named_with_the_file(cli: Run, best: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save(Path("x.png"), noise(9, 9, 3))
+    monkeypatch.setattr(Image.Image, "save", full)
+    result = cli("predict", "x.png", *best, "--heatmaps", "heat")
+    assert (result.status, result.err) == (6, "cifar-resnets: heat/000000-x.png: No space left on device\n")
+    os.symlink("/dev/full", "table.csv")
+    with pytest.raises(OSError) as caught, CsvFile(Path("opened.csv"), 1) as file:
+        file._file = open("table.csv", "w")  # noqa: SIM115  as if the disk had become full
+        file.add(Row("x.png", "a problem"))
+    assert caught.value.filename == "opened.csv"
+
+
+def test_a_closed_standard_input_is_one_line(cli: Run, best: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    result = cli("predict", "-", *best)
+    assert (result.status, result.err) == (
+        3,
+        "cifar-resnets: predict -: standard input is closed, give a list by --list FILE\n",
+    )
+
+
+def test_a_list_may_begin_as_editors_of_windows_write_it() -> None:
+    assert names_in("\ufeffa.png\r\nb.png".encode()) == ["a.png", "b.png"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from support import TINY_NETWORK, Result, read_json
 
+from cifar_resnets.cli import recipes
 from cifar_resnets.cli.recipes import OF_SOURCE, find_recipe, listing, read_header, shipped, with_paths
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.resume import identity
@@ -166,3 +169,22 @@ def test_a_wheel_is_used_in_another_folder(tmp_path: Path) -> None:
     record = read_json(folder / "logs/quickstart/version_0/run.json")
     assert record["command"][1:5] == ["fit", "-c", "quickstart", "-c"]
     assert record["command"][0].startswith(str(site))
+
+
+def test_a_link_to_nothing_is_no_shipped_recipe(here: Path) -> None:
+    for name in ("resnet20", "cpu.yaml"):
+        (here / name).symlink_to("gone")
+    assert find_recipe("resnet20") == "resnet20" and find_recipe("cpu") == "cpu.yaml"
+
+
+def test_no_half_of_a_copy_is_left_on_a_full_disk(here: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            recipes.run(["recipes", "copy", "quickstart"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert caught.value.filename == "quickstart.yaml" and os.listdir(here) == []

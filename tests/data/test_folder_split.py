@@ -130,7 +130,16 @@ def test_a_copy_follows_the_file_that_is_listed():
     assert [sides[path] for path in paths[:3]] == ["test", "train", "train"]
 
 
-ODD = ["cat/a,b.png", 'cat/"q".png', "cat/é.png", "dog/new\nline.png", "dog/\udcff.png", "dog/=1+1.png", "dog/ .png"]
+ODD = [
+    "cat/a,b.png",
+    'cat/"q".png',
+    "cat/é.png",
+    "dog/new\nline.png",
+    "dog/cr\rlf.png",
+    "dog/\udcff.png",
+    "dog/=1+1.png",
+    "dog/ .png",
+]
 
 
 def test_a_file_that_is_written_is_read_back(tmp_path):

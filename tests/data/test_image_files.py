@@ -178,6 +178,12 @@ def test_unreadable(root, split, content):
     assert_fresh(root)
 
 
+def test_links_to_themselves_are_unreadable(root):
+    (root / "train/cat/self.png").symlink_to("self.png")
+    (root / "train/cat/self").symlink_to("self")
+    assert "'train/cat/self.png'" in message_of(source(root).prepare_data)
+
+
 def test_links_to_nothing_are_unreadable(root):
     (root / "test/cat/lost.png").symlink_to(root / "nowhere.png")
     assert "'test/cat/lost.png'" in message_of(source(root).prepare_data)

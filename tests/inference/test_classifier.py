@@ -182,6 +182,14 @@ def test_a_source_of_another_package_may_not_tell_the_size(checkpoint: Path, tmp
         ({"hyper_parameters__network": "cifar_nothing"}, "cifar_nothing"),
         ({"hyper_parameters__network_args": {**TINY_NETWORK, "widths": [4]}}, r"x\.ckpt: model\.network_args of "),
         ({"hyper_parameters__network_args": {**TINY_NETWORK, "widths": [9]}}, "its weights are not of its network: "),
+        ({"hyper_parameters__tta": ["magic"]}, r"x\.ckpt: model\.tta: magic is not allowed"),
+        ({"data__init_args__resize": "magic"}, r"x\.ckpt: data\.resize: 'magic' is not allowed"),
+        ({"data__init_args__background": "magic"}, r"x\.ckpt: data\.background: 'magic' is not allowed"),
+        ({"data__init_args__image_size": 10**9}, r"x\.ckpt: model\.network: .* does not take images of 1000000000x"),
+        (
+            {"hyper_parameters__class_names": ["a", "\ud800", "b"], "data__init_args__classes": ["a", "\ud800", "b"]},
+            r"hyper_parameters\.class_names\.1 is '\\ud800', not a text in UTF-8",
+        ),
         ({"state_dict": {}}, "is larger than the network that the weights are of"),
     ],
 )
@@ -191,6 +199,15 @@ def test_what_a_test_refuses_is_refused(
     with pytest.raises(CheckpointError, match=message) as caught:
         load(changed(checkpoint, tmp_path / "x.ckpt", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    content = copy.deepcopy(read_checkpoint_file(checkpoint))
+    name, weight = next(iter(content["state_dict"].items()))
+    content["state_dict"][name] = weight * float("nan")
+    write_checkpoint(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=f"its weights are not finite: {name.removeprefix('network.')}$"):
+        load(tmp_path / "x.ckpt")
 
 
 def test_damaged_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:

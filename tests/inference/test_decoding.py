@@ -6,7 +6,9 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,5 +63,15 @@ def test_a_worker_that_was_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         raise BrokenProcessPool
 
     monkeypatch.setattr(decoding, "decode_files", killed)
+    with pytest.raises(ResourceError, match="a process that decodes images was killed"):
+        list(decode_batches([Found("x")], [slice(0, 1)], 4, "white"))
+
+
+def test_a_worker_that_is_killed_before_the_next_task_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", Pool)
     with pytest.raises(ResourceError, match="a process that decodes images was killed"):
         list(decode_batches([Found("x")], [slice(0, 1)], 4, "white"))
