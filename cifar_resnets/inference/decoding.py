@@ -2,16 +2,19 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import stat
+import tempfile
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +61,10 @@ def decode_batches(
     workers = num_workers or num_cores()
     largest = max(part.stop - part.start for part in parts)
     ahead = max(2 * workers, -(-largest // BLOCK))  # blocks: enough for the workers while a batch is classified
-    with _pool(workers, len(found)) as pool:
+    with _pool(workers, len(found)) as submit:
         blocks = ((part, start) for part in parts for start in range(part.start, part.stop, BLOCK))
         tasks = (
-            (part, _submit(pool, found[start : min(start + BLOCK, part.stop)], image_size, background, resize))
+            (part, submit(found[start : min(start + BLOCK, part.stop)], image_size, background, resize))
             for part, start in blocks
         )
         try:
@@ -76,13 +79,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Task = tuple[slice, "Future[Batch]"]
-
-
-def _submit(
-    pool: Executor, found: Sequence[Found], image_size: int, background: str, resize: Resize
-) -> "Future[Batch]":
-    return pool.submit(decode_files, found, image_size, background, resize)
+Task = tuple[slice, "Future[Any]"]  # of a batch, or of the file that a process has written it to
 
 
 def _results(tasks: Iterator[Task], ahead: int) -> Iterator[tuple[slice, Batch]]:
@@ -97,7 +94,13 @@ def _results(tasks: Iterator[Task], ahead: int) -> Iterator[tuple[slice, Batch]]
 
 
 def _result(task: Task) -> tuple[slice, Batch]:
-    return task[0], task[1].result()
+    answer = task[1].result()
+    if isinstance(answer, Batch):
+        return task[0], answer
+    with open(answer, "rb") as file:
+        batch: Batch = pickle.load(file)
+    os.unlink(answer)
+    return task[0], batch
 
 
 def _collected(results: Iterator[tuple[slice, Batch]]) -> Iterator[Batch]:
@@ -112,26 +115,38 @@ def _collected(results: Iterator[tuple[slice, Batch]]) -> Iterator[Batch]:
 
 
 @contextmanager
-def _pool(num_workers: int, num_files: int) -> Iterator[Executor]:
+def _pool(num_workers: int, num_files: int) -> Iterator[Callable[..., "Future[Any]"]]:
     """Starts workers: threads for few files; processes for many, because decoding small images holds Python's lock."""
-    pool: Executor
     if num_workers == 1 or num_files <= FEW:
-        pool = ThreadPoolExecutor(num_workers)
-    else:
-        # not forks of this process, which has threads, but of a server that has imported what they need
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+        threads = ThreadPoolExecutor(num_workers)
+        try:
+            yield lambda *args: threads.submit(decode_files, *args)
+        finally:
+            threads.shutdown(cancel_futures=True)
+        return
+    # not forks of this process, which has threads, but of a server that has imported what they need
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    processes = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
+    with tempfile.TemporaryDirectory(prefix="cifar-resnets-") as folder:
+        try:
+            yield lambda *args: processes.submit(_decode_to_file, folder, *args)
+        finally:
+            processes.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
     """Leaves Ctrl-C to the main process, and silences Pillow's warnings about metadata and large images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+
+
+def _decode_to_file(folder: str, *args: Any) -> str:
+    """Writes a batch to a new file: of a process that is killed within a large answer the end would never come."""
+    descriptor, path = tempfile.mkstemp(dir=folder)
+    with open(descriptor, "wb") as file:
+        pickle.dump(decode_files(*args), file)
+    return path
 
 
 def decode_files(found: Sequence[Found], image_size: int, background: str, resize: Resize = "squash") -> Batch:
