@@ -115,7 +115,7 @@ def _lines(proof: Proof, by: str, what: str) -> list[str]:
     if (found := proof.resized) is not None:
         pixels = f"{found.pixels:.2%} of the pixels".replace("%", " %")
         lines += [
-            f"       resizing {found.num_images:,} images of other sizes: not as Pillow are {pixels},",
+            f"       resizing {found.num_images:,} images of other sizes: unlike Pillow {pixels},",
             f"       by up to {found.levels} of 255 grey levels, and a probability by up to {found.difference:.1e}",
         ]
     return lines
