@@ -133,11 +133,11 @@ _PROBLEMS = {
     r"The filesystem tracking backend": (
         "trainer.logger: MLflow 3 keeps runs in a database, give --trainer.logger.tracking_uri sqlite:///mlflow.db"
     ),
-    # of the constructor of a logger, or of one of several
+    r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':\n[\s-]*(.*)": r"\1: \2",  # of its constructor
+    # of a logger, or of one of several
     r"Subtypes: .*\.Logger'>.*\nErrors:\n(?:  - Not a valid subclass.*\n(?: {4}.*\n)*)?  - (?!Expected)(.*)": (
         r"trainer.logger: \1"
     ),
-    r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':\n[\s-]*(.*)": r"\1: \2",  # of its constructor
     r"Expected more than 1 value per channel when training": (
         "data.batch_size: 1 image on a rank is too few for batch normalisation behind a global pooling, give 2 or more"
     ),
