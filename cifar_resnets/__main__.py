@@ -110,7 +110,7 @@ def _run(args: list[str], debug: bool) -> None:
         with SIGNALS_OF_PROCESS.installed():
             _runner(args)(args)
     except Stopped as stop:
-        _end(stop)
+        _end(stop, args[0])
     except UserError as error:
         if debug:
             raise
@@ -134,7 +134,7 @@ def _runner(args: Sequence[str]) -> Callable[[list[str]], None]:
     return run
 
 
-def _end(stop: Stopped) -> NoReturn:
+def _end(stop: Stopped, command: str) -> NoReturn:
     """Ends a run that a signal has stopped; SLURM sends SIGUSR1 before the time limit."""
     SIGNALS_OF_PROCESS.ignore()  # a job that is requeued gets more of them
     is_time_up = stop.signum == signal.SIGUSR1
@@ -148,8 +148,9 @@ def _end(stop: Stopped) -> NoReturn:
         problem = requeue()
         line += " and requeued" if problem is None else f", not requeued: {problem}"
         status = 75 if problem is None else status
-    checkpoint = f"the checkpoint is {stop.checkpoint}" if stop.checkpoint else "no checkpoint was written"
-    _fail(f"{line}; {checkpoint}", status)
+    if stop.checkpoint or command == "fit":
+        line += f"; the checkpoint is {stop.checkpoint}" if stop.checkpoint else "; no checkpoint was written"
+    _fail(line, status)
 
 
 def _fail(message: str, status: int) -> NoReturn:

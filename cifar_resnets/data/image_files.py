@@ -62,10 +62,8 @@ class UnreadableImages(DataError):
         names = ", ".join(repr(path) for path, _ in self.failures[:10])
         more = f" and {len(failures) - 10:,} more" if len(failures) > 10 else ""
         more += f", all listed in {file}" if more and file else ""
-        super().__init__(
-            f"{len(failures):,} unreadable images in {root}: {names}{more}; replace or remove them "
-            f"(the first: {self.failures[0][1]})"
-        )
+        remedy = f"replace or remove them (the first: {self.failures[0][1]})"
+        super().__init__(f"{len(failures):,} unreadable images in {root}: {names}{more}; {remedy}")
 
 
 def class_folders(folder: Path, at_least: int = 2) -> list[str]:
