@@ -25,7 +25,7 @@ from cifar_resnets.support.atomic_file import replacing
 PACKAGES = "lightning torch torchvision torchmetrics timm tensorboard jsonargparse numpy pillow".split()
 # TensorBoard takes the columns of any one run for all, so they are the same for `fit`, `validate` and `test`.
 # `val/acc_best` is of `callbacks/dashboard.py`; `val/acc` is all that `validate` has.
-COMPARED = ("val/acc_best", "test/acc", "test/acc_balanced", "test/f1_macro", "val/loss", "test/loss", "val/acc")
+COMPARED = ("val/acc_best", "test/acc", "val/loss", "test/loss", "val/acc")
 # TensorBoard shows five parameters at first: those that are marked as differing, by name, then the others
 FIRST = ("lr", "max_epochs", "network", "schedule", "seed")
 

@@ -84,8 +84,6 @@ def test_hparams_tab_and_tags(cli: Callable[..., Result], tmp_path: Path) -> Non
     assert columns == [
         "val/acc_best",
         "test/acc",
-        "test/acc_balanced",
-        "test/f1_macro",
         "val/loss",
         "test/loss",
         "val/acc",
