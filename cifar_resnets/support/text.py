@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `, did you mean A or B?` with the names closest to a misspelt one; nothing if none is close."""
     others = set(known) - {name}
-    near = difflib.get_close_matches(name, others, n=3) or [each for each in others if each.startswith(f"{name}_")]
+    longer = sorted(each for each in others if each.startswith(f"{name}_"))  # far from a short name, and still meant
+    near = list(dict.fromkeys([*longer, *difflib.get_close_matches(name, others, n=3)]))[:3]
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 

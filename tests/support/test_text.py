@@ -18,6 +18,8 @@ def test_the_nearest_names_are_suggested_and_never_the_name_itself() -> None:
     assert did_you_mean("cat", ["bat", "hat", "zebra"]) == ", did you mean hat or bat?"
     assert did_you_mean("zzz", ["batch_size"]) == ""
     assert did_you_mean("seed", ["seed_everything", "zebra"]) == ", did you mean seed_everything?"
+    names = ["crop_scale", "crop_ratio", "drop", "crop_padding"]
+    assert did_you_mean("crop", names) == ", did you mean crop_padding or crop_ratio or crop_scale?"
 
 
 @pytest.mark.parametrize(
