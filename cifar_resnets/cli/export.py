@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_resnets.cli.parser import CommandParser, local
+from cifar_resnets.cli.parser import CommandParser, local, positive
 from cifar_resnets.errors import ConfigurationError, OutputError, one_line
 from cifar_resnets.results.run_folder import is_run
 from cifar_resnets.support.text import printable
@@ -43,26 +43,20 @@ def run(args: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("export", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    checkpoint = "checkpoint of a fit"
+    checkpoint, size = "checkpoint of a fit", "in pixels, if the checkpoint does not know it"
     add("--ckpt_path", "--ckpt-path", dest="checkpoint", type=local, required=True, metavar="FILE", help=checkpoint)
     add("--format", choices=ENDINGS, required=True, help="%(choices)s")
     add("--out", type=local, metavar="FILE", help="where to write; beside the checkpoint if not given")
     add("--dynamic_batch", "--dynamic-batch", action="store_true", help="take any number of images at once, not one")
     add("--raw", action="store_true", help="take normalised tensors and return logits, without the preprocessing")
     add("--data_root", "--data-root", metavar="DIR", help="where the validation images of the proof are")
-    add("--num_images", "--num-images", type=_number, metavar="N", help="images of the proof; all if not given")
-    add("--image_size", "--image-size", type=_number, metavar="N", help="in pixels, if the checkpoint does not know it")
+    add("--num_images", "--num-images", type=positive, metavar="N", help="images of the proof; all if not given")
+    add("--image_size", "--image-size", type=positive, metavar="N", help=size)
     licence = "of the weights, for the model card, such as mit"
     add("--license", dest="licence", type=_licence, default="", metavar="ID", help=licence)
     add("--run", type=local, metavar="RUN_DIR", help="of which the model card tells; the checkpoint's if not given")
     add("--trust", action="append", default=[], metavar="NAME", help="a network of your own, such as mine:net")
     return parser
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
-    return int(text)
 
 
 def _licence(text: str) -> str:

@@ -9,6 +9,13 @@ from cifar_resnets.errors import ConfigurationError, OutputError, local_path
 FIGURES = (".png", ".jpg", ".pdf", ".svg")
 
 
+def positive(text: str) -> int:
+    """Returns the number of an argument that counts; argparse reports one that is not 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
+    return int(text)
+
+
 def local(text: str) -> Path:
     """Returns the path of an argument, with the home folder for a leading `~`; argparse reports an address."""
     if not text:  # of an unset variable; pathlib makes the current folder of it

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cifar_resnets.cli.parser import CommandParser, local
+from cifar_resnets.cli.parser import CommandParser, local, positive
 from cifar_resnets.errors import ConfigurationError, DataError, OutputError
 
 DESCRIPTION = """\
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("images", nargs="*", metavar="IMAGE", help="file, folder or pattern; - reads paths from standard input")
     add("--ckpt_path", "--ckpt-path", type=local, metavar="FILE", help="checkpoint of a fit")
     add("--list", metavar="FILE", help="file of paths, one a line, or each ended by a zero byte")
-    add("--top_k", "--top-k", type=_positive, default=3, metavar="K", help="classes of each image; %(default)s")
+    add("--top_k", "--top-k", type=positive, default=3, metavar="K", help="classes of each image; %(default)s")
     add("--json", action="store_true", help="print JSON instead of a table")
     where = f"folder for {TABLE} and {SHEET}; the next one of the run's name in {ROOT} if not given"
     add("--output", type=local, metavar="DIR", help=where)
@@ -93,19 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         "--skip_unreadable", "--skip-unreadable", action="store_true", help="end with status 0 despite unreadable files"
     )
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="%(choices)s; auto if not given")
-    add("--devices", type=_positive, default=1, metavar="N", help="that batches are divided among; %(default)s")
+    add("--devices", type=positive, default=1, metavar="N", help="that batches are divided among; %(default)s")
     of_training = "if not given, that of the training"
-    add("--batch_size", "--batch-size", type=_positive, metavar="N", help=f"images over all devices; {of_training}")
-    add("--image_size", "--image-size", type=_positive, metavar="N", help=f"pixels of a side; {of_training}")
-    add("--workers", type=_positive, metavar="N", help="that decode files; one for each core if not given")
+    add("--batch_size", "--batch-size", type=positive, metavar="N", help=f"images over all devices; {of_training}")
+    add("--image_size", "--image-size", type=positive, metavar="N", help=f"pixels of a side; {of_training}")
+    add("--workers", type=positive, metavar="N", help="that decode files; one for each core if not given")
     add("--trust", action="append", default=[], metavar="MODULE:NAME", help="function of yours that builds the network")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed, give 1 or more")
-    return int(text)
 
 
 def _check(options: argparse.Namespace) -> None:

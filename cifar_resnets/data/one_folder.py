@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cifar_resnets.data.datamodule import Split
 from cifar_resnets.data.duplicates import describe_crossing, describe_groups, equal_files
 from cifar_resnets.data.folder_split import Sides, add_to_split_file, read_split_file, split_by_name
-from cifar_resnets.data.image_files import Files, class_folders, scan, subfolders
+from cifar_resnets.data.image_files import Files, class_folders, paths_of, scan, subfolders
 from cifar_resnets.errors import ConfigurationError, DataError
 
 
@@ -76,7 +76,7 @@ class OneFolder:
         file = self._split_file
         if file is None or (self._fraction is not None and not os.path.lexists(file)):
             return {}
-        return read_split_file(file, self.root, {path for of_class in self.files.values() for path, *_ in of_class})
+        return read_split_file(file, self.root, {*paths_of("", self.files)})
 
     def require_split_file(self) -> None:
         """Raises DataError if the file of splits is given, but missing, although names could decide."""
@@ -91,8 +91,8 @@ class OneFolder:
         Raises:
             DataError: when the file of splits is damaged, names no image, or lacks some that names do not decide on.
         """
-        paths = [path for of_class in self.files.values() for path, *_ in of_class]
-        if self._fraction is None and (missing := [path for path in paths if path not in self._listed]):
+        missing = [path for path in paths_of("", self.files) if path not in self._listed]
+        if self._fraction is None and missing:
             more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise DataError(
                 f"data.split_file: {self._split_file} lacks {missing[0]!r}{more}: add the files, or give "
@@ -102,8 +102,8 @@ class OneFolder:
 
     def chosen(self, split: Split) -> NDArray[np.intp]:
         """Returns which images are of a split, as indices in the order of `files`."""
-        of_file = [self.sides[path] for of_class in self.files.values() for path, *_ in of_class]
-        return np.array([index for index, side in enumerate(of_file) if side == split], dtype=np.intp)
+        paths = paths_of("", self.files)
+        return np.array([index for index, path in enumerate(paths) if self.sides[path] == split], dtype=np.intp)
 
     def count(self, split: Split, name: str) -> int:
         """Returns the number of images of a class in a split."""

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cifar_resnets.data.loaders import on_pixel_scale
 from cifar_resnets.inference.classifier import TrainedClassifier
 
 ONE = 2**22  # Pillow's weights are whole numbers, of which one line's add up to this
@@ -24,9 +25,9 @@ class ImagesToProbabilities(nn.Module):
         super().__init__()
         self.network = network_of(classifier)
         self.image_size = classifier.image_size
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(classifier, name), dtype=torch.float64).mul(255).float()
-            self.register_buffer(name, values)
+        mean, std = on_pixel_scale(list(classifier.mean), list(classifier.std), torch.device("cpu"))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps uint8 images (n, h, w, 3) to probabilities, float32 (n, num_classes)."""

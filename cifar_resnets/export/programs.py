@@ -21,7 +21,7 @@ from cifar_resnets.inference.classifier import TrainedClassifier
 
 Runner = Callable[[NDArray[Any]], NDArray[Any]]  # a batch of inputs to its outputs
 
-OPSET = 18  # of ONNX: the first whose Resize is antialiased
+OPSET = 18  # of ONNX
 METADATA = "cifar_resnets.json"  # file with the metadata in a program of torch.export
 EXAMPLE_SIZE = (40, 56)  # pixels of the images that a graph is traced with: no two sizes in it are equal by chance
 

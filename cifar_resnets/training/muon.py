@@ -1,5 +1,6 @@
 """Muon: convolutions step along orthogonal matrices, all other parameters by SGD with Nesterov momentum."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cifar_resnets.errors import ConfigurationError
+from cifar_resnets.errors import require
+
+_require = functools.partial(require, "model.optimizer_args")
 
 
 class MuonSGD(Optimizer):
@@ -126,8 +129,3 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
 def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"model.optimizer_args.{name}: {value} is not allowed, give {allowed}")
