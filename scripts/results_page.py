@@ -12,16 +12,15 @@ import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_resnets.cli.summary import summarize, training_pflop
 from cifar_resnets.models.registry import create_network
 from cifar_resnets.results.csv_files import read_rows
 from cifar_resnets.results.json_files import read_config, read_json
 from cifar_resnets.results.run_folder import natural_order
-from cifar_resnets.results.seed_groups import Group, group_runs, spread
+from cifar_resnets.results.seed_groups import Group, Spread, group_runs, spread
 from cifar_resnets.results.trained_runs import TrainedRun, find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -102,12 +101,8 @@ def _row(group: Group) -> list[str]:
     """Returns the cells of a row, percentages with two decimals."""
     assert group.test is not None
     test, views = group.test, spread([each for run in group.runs if (each := _views(run)) is not None])
-    std = "" if test.std is None else f" ± {100 * test.std:.2f}"
     interval = "" if test.interval is None else f"{100 * test.interval[0]:.2f} to {100 * test.interval[1]:.2f}"
     source = read_json(SOURCES).get(group.name, {})
-    with_views = (
-        "" if views is None else f"{100 * views.mean:.2f}" + ("" if views.std is None else f" ± {100 * views.std:.2f}")
-    )
     best = views.mean if views is not None and source.get("views") else test.mean
     figure = source.get("accuracy")
     difference = "" if figure is None else f"{100 * best - figure:+.2f}"
@@ -115,9 +110,14 @@ def _row(group: Group) -> list[str]:
     epochs, minutes, pflop = (statistics.fmean(each) for each in zip(*costs, strict=True))
     return [
         *(group.name, group.network.removeprefix("cifar_"), f"{epochs:g}", str(len(group.runs))),
-        *(f"{100 * test.mean:.2f}{std}", interval, with_views, f"{minutes:.0f}", _hardware(group.runs[0])),
+        *(_mean(test), interval, "" if views is None else _mean(views), f"{minutes:.0f}", _hardware(group.runs[0])),
         *(f"{pflop:.3g}", "" if figure is None else f"{figure:g}, {source['source']}", difference),
     ]
+
+
+def _mean(spread: Spread) -> str:
+    """Returns a mean accuracy in percent, with the standard deviation of several runs."""
+    return f"{100 * spread.mean:.2f}" + ("" if spread.std is None else f" ± {100 * spread.std:.2f}")
 
 
 def _views(run: TrainedRun) -> float | None:
@@ -131,15 +131,10 @@ def _cost(run: TrainedRun) -> tuple[float, float, float]:
     seconds = [float(row["time/epoch_seconds"]) for row in rows if row["time/epoch_seconds"]]
     config = read_config(run.folder / "config.yaml")
     images = (max(int(row["step"]) for row in rows) + 1) * config["data"]["init_args"]["batch_size"]
-    return len(seconds), sum(seconds) / 60, 3 * images * _operations(run, config) / 1e15
-
-
-def _operations(run: TrainedRun, config: dict[str, Any]) -> int:
-    """Returns the floating-point operations of the network for an image of 32x32 pixels."""
     model, num_classes = config["model"], len(read_json(run.folder / "test.json")["classes"])
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        create_network(model["network"], num_classes, model["network_args"]).eval()(torch.empty(1, 3, 32, 32))
-    return counter.get_total_flops()
+    network = create_network(model["network"], num_classes, model["network_args"])
+    pflop = training_pflop(summarize(network, (3, 32, 32)).multiply_adds, images)
+    return len(seconds), sum(seconds) / 60, pflop
 
 
 def _hardware(run: TrainedRun) -> str:

@@ -108,8 +108,18 @@ def training_arithmetic(multiply_adds: int, epochs: float, num_images: float) ->
         epochs: length of the training.
         num_images: training images of an epoch.
     """
-    operations = 2 * 3 * multiply_adds * epochs * num_images
-    return f"{epochs:g} epochs of {num_images:,g} images take {operations / 1e15:.3g} PFLOP (multiply-adds x 2 x 3)"
+    pflop = training_pflop(multiply_adds, epochs * num_images)
+    return f"{epochs:g} epochs of {num_images:,g} images take {pflop:.3g} PFLOP (multiply-adds x 2 x 3)"
+
+
+def training_pflop(multiply_adds: int, num_images: float) -> float:
+    """Returns the floating-point operations of a training in PFLOP, see `training_arithmetic`.
+
+    Args:
+        multiply_adds: of the network, for one image.
+        num_images: training images of all epochs.
+    """
+    return 2 * 3 * multiply_adds * num_images / 1e15
 
 
 def build(name: str, num_classes: int | None = None, network_args: str = "{}") -> nn.Module:

@@ -1,22 +1,19 @@
 """One HTML file that shows predicted images, those that the network is least sure of first; no torch, no Lightning."""
 
-import base64
 import heapq
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cifar_resnets import __version__
 from cifar_resnets.figures.panels import shrunk
+from cifar_resnets.reports.image_samples import address
 from cifar_resnets.reports.page import environment, write_atomically
 from cifar_resnets.support.text import printable
 
-FILE_NAME = "predictions.html"
 MOST = 500  # images of a page, of a few KB each
 MOST_FAILURES = 100
 TOP = 3  # classes of an image
@@ -92,7 +89,5 @@ class ContactSheet:
 
 def _address(image: NDArray[np.uint8]) -> str:
     """Returns an image (h, w, 3) inside an address."""
-    file, is_small = io.BytesIO(), max(image.shape[:2]) <= LARGEST_PNG
-    Image.fromarray(image).save(file, "PNG" if is_small else "JPEG", quality=85)
-    kind = "png" if is_small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    is_small = max(image.shape[:2]) <= LARGEST_PNG
+    return address(image, "png" if is_small else "jpeg", quality=85)

@@ -87,7 +87,7 @@ def _sample(run: Run, mistakes: Mistakes, row: int) -> dict[str, Any]:
 
 def thumbnail(mistakes: Mistakes, row: int) -> str:
     """Returns the address of an image as it is, at most as large as a panel."""
-    return _address(shrunk(mistakes.images[row : row + 1])[0])
+    return address(shrunk(mistakes.images[row : row + 1])[0], optimize=True)
 
 
 def panels(mistakes: Mistakes, row: int) -> list[tuple[str, str]]:
@@ -98,11 +98,11 @@ def panels(mistakes: Mistakes, row: int) -> list[tuple[str, str]]:
         predicted, true = (shrunk(as_bytes(heat[row : row + 1])) for heat in mistakes.heat)
         shown += [("predicted", heated(image, predicted)), ("true", heated(image, true))]
         shown += [("difference", difference(image, predicted, true))]
-    return [(name, _address(pixels[0])) for name, pixels in shown]
+    return [(name, address(pixels[0], optimize=True)) for name, pixels in shown]
 
 
-def _address(image: Pixels) -> str:
-    """Returns an image (h, w, 3) as a PNG inside an address; the browser enlarges it."""
+def address(image: Pixels, kind: str = "png", **options: Any) -> str:
+    """Returns an image (h, w, 3) inside an address, as PNG or JPEG with options of Pillow; the browser enlarges it."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    Image.fromarray(image).save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
