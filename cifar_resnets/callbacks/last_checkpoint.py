@@ -58,7 +58,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Handles signals again, now that the ranks are connected."""
-        self._signals.install()
+        self._signals.start()
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Defers signals to the end of a step from now on."""

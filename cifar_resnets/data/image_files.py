@@ -86,7 +86,7 @@ def class_folders(folder: Path, at_least: int = 2) -> list[str]:
 def subfolders(folder: Path) -> list[str]:
     """Returns the sorted names of the visible folders in a folder; raises DataError when it cannot be read."""
     with _readable():
-        names = [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
+        names = [entry.name for entry in _entries(str(folder)) if entry.is_dir()]
     # in UTF-8 whatever the locale: a checkpoint holds the names of classes
     return sorted(os.fsencode(name).decode("utf-8", "surrogateescape") for name in names)
 

@@ -43,6 +43,11 @@ class Signals:
         self.pending = 0
         self._deferred = False
 
+    def start(self) -> None:
+        """Handles signals from now on, at once; what an earlier run in this process has left pending is forgotten."""
+        self.pending, self._deferred = 0, False
+        self.install()
+
     def install(self) -> None:
         """Replaces the handlers of the process."""
         if threading.current_thread() is threading.main_thread():  # Python allows it in no other
@@ -52,8 +57,7 @@ class Signals:
     def installed(self) -> Iterator[None]:
         """Handles signals within a block."""
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-        self.pending, self._deferred = 0, False
-        self.install()
+        self.start()
         report, sys.unraisablehook = sys.unraisablehook, self._report
         try:
             yield

@@ -41,6 +41,12 @@ class Sends(pl.Callback):
 
 
 def fit(folder: Path, *callbacks: pl.Callback, last: dict[str, Any] | None = None, **more: Any) -> list[int]:
+    """Two epochs of five steps, with the handlers of signals that the command line has."""
+    with SIGNALS_OF_PROCESS.installed():
+        return fit_alone(folder, *callbacks, last=last, **more)
+
+
+def fit_alone(folder: Path, *callbacks: pl.Callback, last: dict[str, Any] | None = None, **more: Any) -> list[int]:
     """Two epochs of five steps; the steps at which checkpoints were written."""
     writes, data = Writes(), Digits(batch_size=40, num_train=200)
     trainer = pl.Trainer(
@@ -48,8 +54,7 @@ def fit(folder: Path, *callbacks: pl.Callback, last: dict[str, Any] | None = Non
         callbacks=[*callbacks, LastCheckpoint(**(last or {}), dirpath=str(folder))],
         **{"max_epochs": 2, "num_sanity_val_steps": 0, **more},
     )  # fmt: skip
-    with SIGNALS_OF_PROCESS.installed():
-        trainer.fit(ImageClassifier(data.class_names, "cifar_resnet20", TINY), datamodule=data)
+    trainer.fit(ImageClassifier(data.class_names, "cifar_resnet20", TINY), datamodule=data)
     return writes.steps
 
 
@@ -102,6 +107,13 @@ def test_a_signal_waits_until_gradients_are_accumulated(tmp_path: Path) -> None:
         fit(tmp_path, Sends("on_train_batch_start", signal.SIGUSR1), accumulate_grad_batches=4)
     progress = read_checkpoint_file(tmp_path / "last.ckpt")["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     assert progress["current"]["ready"] == 4
+
+
+def test_a_fit_after_one_that_was_stopped_goes_on_to_its_end(tmp_path: Path) -> None:
+    with SIGNALS_OF_PROCESS.installed():
+        with pytest.raises(Stopped):
+            fit_alone(tmp_path / "stopped", Sends("on_train_batch_start", signal.SIGTERM))
+        assert fit_alone(tmp_path / "next") == [5, 10]
 
 
 @pytest.mark.parametrize("values", [{"every_n_steps": 0}, {"every_n_minutes": 0.0}, {"every_n_minutes": -1.0}])
