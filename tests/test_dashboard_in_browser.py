@@ -137,9 +137,10 @@ def of_tag(cards: list[WebElement], tag: str) -> list[WebElement]:
 def test_custom_scalars(dashboard: Dashboard) -> None:
     dashboard.open("custom_scalars")
     cards = dashboard.wait(
-        "all charts", lambda: len(found := dashboard.all("tf-custom-scalar-multi-line-chart-card")) == 17 and found
+        "all charts", lambda: len(found := dashboard.all("tf-custom-scalar-multi-line-chart-card")) == 19 and found
     )
-    titles = ["loss", "accuracy", "learning rate", "momentum", "images per second", "seconds per epoch", "all classes"]
+    titles = ["loss", "accuracy", "balanced accuracy", "macro F1", "learning rate", "momentum"]
+    titles += ["images per second", "seconds per epoch", "all classes"]
     assert [card.text.splitlines()[0] for card in cards] == [*titles, *map(str, range(10))]
 
     def matches() -> set[str] | None:
@@ -148,6 +149,7 @@ def test_custom_scalars(dashboard: Dashboard) -> None:
 
     loss_to_speed = ("loss", "acc"), ("lr", "momentum", "time/images_per_second", "time/epoch_seconds")
     tags = {f"{stage}/{figure}" for stage in ("train", "val") for figure in loss_to_speed[0]} | {"test/acc"}
+    tags |= {f"{stage}/{figure}" for stage in ("val", "test") for figure in ("acc_balanced", "f1_macro")}
     tags |= {*loss_to_speed[1], *(f"{stage}_class_acc/{digit}" for stage in ("train", "val") for digit in range(10))}
     expected = {f"{tag} {run}" for tag in tags for run in RATES}
     assert dashboard.wait("all curves", matches) == expected

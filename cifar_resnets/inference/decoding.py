@@ -136,7 +136,8 @@ def _pool(num_workers: int, num_files: int) -> Iterator[Callable[..., "Future[An
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the main process, and silences Pillow's warnings about metadata and large images."""
+    """Leaves the cores to the network when both want them, and Ctrl-C to the main process; silences Pillow's warnings."""
+    os.nice(5)  # all threads of a convolution wait for the slowest
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
 
