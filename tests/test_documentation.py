@@ -27,6 +27,7 @@ from cifar_resnets.callbacks.confusion import Confusion
 from cifar_resnets.callbacks.lr_finder import LRFinder
 from cifar_resnets.callbacks.misclassified import Misclassified
 from cifar_resnets.cli import collect, export, predict, report, summary
+from cifar_resnets.cli.default_callbacks import Explanations
 from cifar_resnets.data.augment import Augmentation
 from cifar_resnets.data.cifar import CIFAR100
 from cifar_resnets.data.image_folder import ImageFolder
@@ -107,7 +108,7 @@ def known_options() -> set[str]:
     for path in (*ROOT.glob("scripts/*"), *ROOT.glob("scripts/benchmarks/*.py")):
         known |= set(re.findall(r"--[\w-]+", path.read_text())) if path.is_file() else set()
     sections = {"data": [CIFAR100, ImageFolder], "data.augment": [Augmentation], "trainer.callbacks": [LRFinder]}
-    sections |= {"explain.misclassified": [Misclassified], "explain.confusion": [Confusion]}
+    sections |= {"explain": [Explanations], "explain.misclassified": [Misclassified], "explain.confusion": [Confusion]}
     sections |= {"model.schedule": [OneCycle, Step, Cosine]}
     return known | {
         f"--{key}.{name}" for key, classes in sections.items() for each in classes for name in parameters_of(each)
@@ -117,14 +118,13 @@ def known_options() -> set[str]:
 # of other programs; of networks and loggers, whose keys the parser knows when it has their class
 OF_OTHERS = """
     --array --backend-store-uri --force-reinstall --gpus-per-node --kill-on-bad-exit --logdir --max-restarts --nodes
-    --shutdown-timeout --strict --explain.report --model.network_args. --trainer.logger.
+    --shutdown-timeout --strict --model.network_args. --trainer.logger.
 """.split()
 
 
 def test_each_key_exists(cli: Callable[..., Result]) -> None:
-    known = known_options() | {*OF_OTHERS}
-    for command in ("fit", "find-lr"):
-        known |= set(re.findall(r"--[\w.+-]+", cli(command, "--help").out))
+    helps = [main.HELP, *(cli(command, "--help").out for command in ("fit", "find-lr"))]
+    known = {*known_options(), *OF_OTHERS, *re.findall(r"--[\w.+-]+", " ".join(helps))}
     for page, text in PAGES.items():
         code = " ".join([*code_lines(text), *code_spans(text)])
         for option in set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", code)):
