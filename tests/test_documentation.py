@@ -185,9 +185,10 @@ def test_a_python_example_compiles_and_its_imports_exist(name: str) -> None:
             assert all(hasattr(module, each.name) for each in node.names), ast.unparse(node)
 
 
-@pytest.mark.parametrize(
-    "call", {call for text in PAGES.values() for call in re.findall(r"`(\w+)\([^`]*\)` from\s+`([\w.]+)`", text)}
-)
+NAMED = {call for text in PAGES.values() for call in re.findall(r"`(\w+)\([^`]*\)` from\s+`([\w.]+)`", text)}
+
+
+@pytest.mark.parametrize("call", sorted(NAMED), ids=" ".join)
 def test_functions_that_are_named_can_be_imported(call: tuple[str, str]) -> None:
     assert callable(getattr(importlib.import_module(call[1]), call[0]))
 
@@ -206,15 +207,17 @@ def test_the_examples_of_the_python_api_run(elsewhere: Path, monkeypatch: pytest
 
 @cache
 def templates() -> list[re.Pattern[str]]:
-    """Each text of the package's code as a pattern, in which anything may stand for a value."""
+    """Each text of the package's code, of three words or more, as a pattern in which anything may stand for a value."""
     found = set()
     for path in (ROOT / "cifar_resnets").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-            if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
-                texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
-                if sum(len(text.strip()) for text in texts if isinstance(text, str)) >= 15:
-                    found.add("".join(".+" if text is None else re.escape(str(text)) for text in texts))
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            values = node.values if isinstance(node, ast.JoinedStr) else [] if id(node) in parts else [node]
+            texts = [each.value if isinstance(each, ast.Constant) else None for each in values]
+            if len(" ".join(text for text in texts if isinstance(text, str)).split()) >= 3:
+                pattern = "".join(".*" if text is None else re.escape(str(text)) for text in texts)
+                found.add(re.sub(r"\\\\\d", ".*", pattern))  # a group of an expression
     return [re.compile(each) for each in sorted(found)]
 
 
