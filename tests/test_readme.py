@@ -1,9 +1,11 @@
-"""The Python examples of README.md and the commands about a trained network, run as they are printed."""
+"""The commands of README.md about a trained network, and the examples beside them, run as they are printed.
+
+`test_documentation.py` parses the commands of all pages.
+"""
 
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -15,28 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from documentation import examples, section
 from image_samples import noise, save
 from support import Result
-
-from cifar_resnets.cli.checkpoint_args import given_checkpoint
-from cifar_resnets.cli.export import _parser as export_parser
-
-README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def example(word: str) -> str:
-    (found,) = [text for text in EXAMPLES if word in text]
-    return found
-
-
-def test_all_examples_are_tested_here() -> None:
-    assert len(EXAMPLES) == 2
 
 
 @pytest.mark.process
 def test_networks_are_registered_by_the_import_that_is_printed() -> None:
-    code = example("timm.create_model") + "print(sum(p.numel() for p in network.parameters()))"
+    (example,) = examples("docs/networks.md")
+    code = example + "print(sum(p.numel() for p in network.parameters()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     # 269,722 with option A and ten classes, in the table; B has two 1x1 projections with their norms
     assert int(done.stdout) == 269_722 - 3 * 65 + (16 * 32 + 64) + (32 * 64 + 128), done.stderr
@@ -54,8 +43,8 @@ def used(checkpoint: Path, cli: Callable[..., Result], tmp_path: Path) -> Path:
 def test_the_commands_about_a_trained_network(
     used: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = README.partition("## Use a trained network\n")[2].partition("\n## ")[0]
-    one, several, piped = re.findall(r"^    (.*cifar-resnets predict .*)$", section, re.MULTILINE)
+    used_section = section("README.md", "Use a trained network")
+    one, several, piped = re.findall(r"^    (.*cifar-resnets predict .*)$", used_section, re.MULTILINE)
     line = cli(*shlex.split(one, comments=True)[1:]).out
     assert re.fullmatch(r"cat\.jpg: \w+ [\d.]+ %, \w+ [\d.]+ %\n", line)  # as the comment has it
     assert cli(*shlex.split(several)[1:]).status == 0
@@ -70,15 +59,6 @@ def test_the_commands_about_a_trained_network(
     assert sorted(row["path"] for row in rows) == ["photos/a.jpg", "photos/deep/b c.jpg"]
 
 
-def test_the_commands_about_exports_and_public_weights_are_parsed() -> None:
-    section = README.partition("## Use a trained network\n")[2].partition("\n## ")[0].replace("\\\n", "")
-    exports = re.findall(r"^    cifar-resnets export (.*)$", section, re.MULTILINE)
-    found = [export_parser().parse_args(shlex.split(each, comments=True)) for each in exports]
-    assert [each.format for each in found] == ["onnx", "torch_export", "safetensors"]
-    (command,) = re.findall(r"^    cifar-resnets (test .*)$", section, re.MULTILINE)
-    assert given_checkpoint(shlex.split(command)).checkpoint is None
-
-
 @pytest.mark.process
 def test_a_trained_network_is_used_from_python_without_lightning(used: Path) -> None:
     before = """
@@ -91,14 +71,8 @@ array = np.asarray(pil_image)
 import sys
 assert "lightning" not in sys.modules and len(prediction.probabilities) == 3
 """
-    done = subprocess.run(
-        [sys.executable, "-c", before + example("load") + after], cwd=used, capture_output=True, text=True
-    )
+    (example,) = examples("README.md")
+    done = subprocess.run([sys.executable, "-c", before + example + after], cwd=used, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3 and lines[1] == lines[2] and re.match(r"(red|green|blue) [\d.]+ \{'blue': ", lines[0])
-
-
-@pytest.mark.parametrize("call", re.findall(r"`(\w+)\([^`]*\)` from\s+`([\w.]+)`", README), ids="from ".join)
-def test_functions_that_are_named_can_be_imported(call: tuple[str, str]) -> None:
-    assert callable(getattr(importlib.import_module(call[1]), call[0]))

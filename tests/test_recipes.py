@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,18 +32,6 @@ def test_parses(cli: Callable[..., Result], recipe: Path, hardware: Path) -> Non
     assert config["name"] == recipe.stem
     assert config["trainer"]["max_epochs"] == given["trainer"]["max_epochs"]
     assert config["trainer"]["accelerator"] == yaml.safe_load(hardware.read_text())["trainer"]["accelerator"]
-
-
-COMMANDS = re.findall(
-    r"^    cifar-resnets (fit (?:.*\\\n)*.*)$", (ROOT / "docs/finetuning.md").read_text(), re.MULTILINE
-)
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
-def test_the_commands_of_fine_tuning_parse(cli: Callable[..., Result], command: str) -> None:
-    args = [str(ROOT / arg) if arg.startswith("configs/") else arg for arg in shlex.split(command.replace("\\\n", " "))]
-    result = cli(*args, "--print_config")
-    assert result.status == 0, result.err
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)

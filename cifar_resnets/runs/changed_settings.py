@@ -21,7 +21,7 @@ LENGTH = "takes effect, and is listed as the length of the run"
 SILENT = "takes effect, and is not listed"
 UNUSED = "no effect: the checkpoint's weights are trained"
 
-# All keys of model, data and trainer, shown in docs/reliability.md: tests/runs/test_changed_settings.py fails if one is
+# All keys of model, data and trainer, shown in docs/resume.md: tests/runs/test_changed_settings.py fails if one is
 # missing. A key of a class of the user's own is listed.
 SETTINGS = {
     REFUSED: "model.init data.num_train data.split_seed data.val_fraction data.test_fraction",

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
     "data.eval_batch_size": 500,
     "seed_everything": 0,
 }
-DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/resume.md"
 
 
 def build(schedule: Schedule, lr: float, steps: int, name: str = "SGD") -> tuple[Any, Any]:
