@@ -6,6 +6,7 @@ import pickle
 import signal
 import stat
 import tempfile
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -127,19 +128,35 @@ def _pool(num_workers: int, num_files: int) -> Iterator[Callable[..., "Future[An
     # not forks of this process, which has threads, but of a server that has imported what they need
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    processes = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
-    with tempfile.TemporaryDirectory(prefix="cifar-resnets-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cifar-resnets-") as folder, ThreadPoolExecutor(num_workers + 1) as threads:
+        processes = ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
+        starting = threads.submit(lambda: [processes.submit(int) for _ in range(num_workers)])
+
+        def submit(*args: Any) -> "Future[Any]":
+            if starting.done():
+                return processes.submit(_decode_to_file, folder, *args)
+            return threads.submit(decode_files, *args)  # until the processes are there
+
         try:
-            yield lambda *args: processes.submit(_decode_to_file, folder, *args)
+            yield submit
         finally:
+            threads.shutdown(cancel_futures=True)
             processes.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Leaves the cores to the network when both want them, and Ctrl-C to the main process; silences Pillow's warnings."""
+    """Leaves the cores to the network and Ctrl-C to the main process; silences Pillow's warnings about metadata."""
     os.nice(5)  # all threads of a convolution wait for the slowest
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the main one was killed; the queue of its tasks would never end."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+    os._exit(1)
 
 
 def _decode_to_file(folder: str, *args: Any) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,3 +80,43 @@ def test_a_worker_that_is_killed_before_the_next_task_is_one_line(monkeypatch: p
     monkeypatch.setattr(decoding, "ThreadPoolExecutor", Pool)
     with pytest.raises(ResourceError, match="a process that decodes images was killed"):
         list(decode_batches([Found("x")], [slice(0, 1)], 4, "white"))
+
+
+WAITS_AMID_ITS_FILES = """
+import sys
+from cifar_resnets.inference.decoding import decode_batches
+from cifar_resnets.inference.paths import Found
+
+parts = [slice(start, start + 10) for start in range(0, 20_000, 10)]
+for batch in decode_batches([Found("x", "a problem")] * 20_000, parts, 4, "white", num_workers=2):
+    print("a batch", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_no_process_is_left_behind_when_the_main_one_is_killed(tmp_path: Path) -> None:
+    command, variables = [sys.executable, "-c", WAITS_AMID_ITS_FILES], {**os.environ, "OF_TEST": str(tmp_path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as main:
+        assert main.stdin is not None and main.stdout is not None
+        wait_for(lambda: len(processes_with(str(tmp_path))) >= 4)  # itself, its server, two that decode
+        main.kill()
+    wait_for(lambda: not processes_with(str(tmp_path)))
+
+
+def processes_with(value: str) -> list[str]:
+    """The processes in whose environment there is a value."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found += [path.parent.name] if value.encode() in path.read_bytes() else []
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Waits until a condition holds."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
