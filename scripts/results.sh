@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the recipes of docs/results.md on CIFAR-10, several at a time, and goes on with runs that were interrupted:
-#   scripts/results.sh --images DIR                            # every row, two runs at a time, a core each
+#   nice scripts/results.sh --images DIR                       # every row, two runs at a time, a core each
 #   scripts/results.sh --images DIR --hardware gpu --jobs 12 resnet20_onecycle speed94
 #   scripts/results.sh --list                                  # the rows, with their seeds and arguments
 #   scripts/results.sh --images DIR speed94 -- --trainer.max_epochs 2    # more arguments of `fit`
@@ -65,7 +65,7 @@ fit() {
   [[ -z $(find "$folder/$name" -name test.json 2>/dev/null) ]] || return 0
   mkdir -p "$folder/$name"
   # on a CPU a core and a thread each: they do not disturb each other
-  [[ $hardware != cpu* ]] || launch=(taskset -c $(((slot - 1) % $(nproc))) nice -n 10 env OMP_NUM_THREADS=1)
+  [[ $hardware != cpu* ]] || launch=(taskset -c $(((slot - 1) % $(nproc))) env OMP_NUM_THREADS=1)
   read -ra more <<<"$more $extra"
   "${launch[@]}" "$python" -m cifar_resnets fit -c "configs/recipes/$recipe.yaml" -c "configs/hardware/$hardware.yaml" \
     --name "$name" --seed_everything "$seed" --trainer.default_root_dir "$folder" --ckpt_path auto \
