@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs lint, and the tests in four processes of one thread each, because on two cores a
+# Sets up what is missing, then runs lint, and the tests in three processes of one thread each, because on two cores a
 # third of the time is spent waiting for ranks, jobs and browsers; types and import contracts are checked meanwhile:
 #   scripts/test.sh                      # everything
 #   scripts/test.sh --quick              # without the tests that start processes
@@ -19,7 +19,7 @@ checks=$(mktemp)
 trap 'rm "$checks"' EXIT
 { .venv/bin/mypy && .venv/bin/lint-imports; } >"$checks" 2>&1 &
 status=0
-OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 4 --dist worksteal "${arguments[@]}" || status=$?
+OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses 3 --dist worksteal "${arguments[@]}" || status=$?
 wait $! || status=1
 cat "$checks"
 exit $status
