@@ -190,6 +190,9 @@ def check_values(command: str, values: Mapping[str, Any]) -> None:
                 raise ConfigurationError(f"{path}.{name}: null is not allowed, give a value or leave it out")
     check_callbacks(_classes(_value(values, "trainer.callbacks"), "trainer.callbacks"))
     check_best(values.get("checkpoint") or {})
+    if command == "fit" and _value(values, "model.weights_strict"):
+        if not (_value(values, "model.weights") or values.get("ckpt_path")):
+            raise ConfigurationError("model.weights_strict: true is about the file of model.weights, give it as well")
     is_balanced = _value(values, "model.class_weights") == "balanced"
     if command in ("fit", "find_lr") and is_balanced and _value(values, "data.init_args.balance"):
         remedy = "leave one of them out"

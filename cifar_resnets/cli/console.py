@@ -16,7 +16,8 @@ EXPECTED_WARNINGS = (
     r"Total length of `list` across ranks is zero.*",  # with `--data.val_fraction 0` there is nothing to validate on
     r"Couldn't infer the batch indices fetched.*",  # the predictions are in order
     r".*isinstance\(treespec, LeafSpec\).*",
-    r"`ModelCheckpoint\(monitor='val/acc'\)` could not find.*",  # where a resumed run ends an epoch once more
+    # where a resumed run ends an epoch once more, or nothing is validated; for a misspelt name it is an error
+    r"`ModelCheckpoint\(monitor='val(/loss|/acc|/acc_\w+|/f1_macro|_class_acc/.*)'\)` could not find.*",
     # with OnExceptionCheckpoint: a fit that is new has a folder without checkpoints
     r"`\.fit\(ckpt_path=None\)` was called without a model.*",
     r"\.fit\(ckpt_path=\"last\"\) is set, but there is no last checkpoint available.*",

@@ -136,7 +136,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         count = self.count_images("train", enough)
         if count is not None and count < enough:
             num_val = max(round(drawn * count), len(self.class_names)) if drawn else 0
-            check_batch_size(self.batch_size, max(count - num_val, 1))
+            if count > num_val:  # otherwise `split_indices` says what is missing
+                check_batch_size(self.batch_size, count - num_val)
         if self.num_train is not None and self.num_train >= len(self.class_names):
             check_batch_size(self.batch_size, self.num_train)
 

@@ -124,7 +124,8 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         header = next(reader, [])
         if header != HEADER:
             what = printable(",".join(header))[:80] or "nothing"
-            raise DataError(f"data.split_file: {file}, line 1: the header is {what}, not {','.join(HEADER)}")
+            remedy = "save it as CSV in UTF-8, with a comma between the cells"
+            raise DataError(f"data.split_file: {file}, line 1: the header is {what}, not {','.join(HEADER)}: {remedy}")
         for row in reader:
             if row:
                 yield reader.line_num, row
@@ -134,7 +135,8 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _text(file: Path) -> str:
     if not file.is_file():  # a device or a pipe would have no end
-        raise DataError(f"data.split_file: {file} {'is no file' if file.exists() else 'is missing'}")
+        what = "is no file" if file.exists() else "is missing: give --data.test_fraction 0.2, with which fit writes it"
+        raise DataError(f"data.split_file: {file} {what}")
     try:
         return file.read_bytes().decode("utf-8-sig", "surrogateescape")  # spreadsheets write a byte order mark
     except OSError as error:

@@ -74,7 +74,11 @@ class OneFolder:
     def _listed(self) -> Sides:
         """What the file of splits says; nothing if it is still to be written."""
         file = self._split_file
-        if file is None or (self._fraction is not None and not os.path.lexists(file)):
+        if file is None:
+            return {}
+        if self._fraction is not None and not os.path.lexists(file):
+            if not file.parent.is_dir():  # before anything is decoded
+                raise DataError(f"data.split_file: {file} cannot be written: there is no folder {file.parent}")
             return {}
         return read_split_file(file, self.root, {*paths_of("", self.files)})
 
@@ -110,9 +114,9 @@ class OneFolder:
         return sum(self.sides[path] == split for path, *_ in self.files[name])
 
     def used(self, validates: bool) -> list[Split]:
-        """Returns the splits that have images: `train`, and `test` and `val` if there are any."""
+        """Returns the splits that have images."""
         found = {*self.sides.values()} - (set() if validates else {"val"})
-        return ["train", *(split for split in ("test", "val") if split in found)]
+        return [split for split in _PURPOSE if split in found]
 
     def write(self) -> str | None:
         """Adds the files that the file of splits lacks; returns a sentence if there were any."""

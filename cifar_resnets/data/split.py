@@ -34,7 +34,9 @@ def split_indices(
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < (2 if val_fraction else 1):
         few = class_names[int(counts.argmin())]
-        wanted = "two or more are needed to validate on one" if val_fraction else "one or more are needed"
+        wanted = "one or more are needed"
+        if val_fraction:
+            wanted = "two or more are needed to validate on one: add some, or give --data.val_fraction 0"
         raise DataError(f"class {few!r}: {counts.min()} training images, {wanted}")
     shuffled = shuffled_indices(len(labels), seed)
     val, rest = shuffled[:0], shuffled

@@ -47,6 +47,9 @@ def initial_network(
         raise ConfigurationError(f"model.pretrained: {source} would replace these weights, leave one of them out")
     if init and (pretrained or weights is not None):
         raise ConfigurationError(f"model.init: {', '.join(init)} would change {source}, leave one of them out")
+    if pretrained and name.startswith("cifar_"):
+        remedy = "leave it out, or give a checkpoint or a state dict as model.weights"
+        raise ConfigurationError(f"model.pretrained: timm has no weights of {name}: {remedy}")
     network = create_network(name, num_classes, {**network_args, **({"pretrained": True} if pretrained else {})})
     if "dirac" in init:
         init_dirac(network)

@@ -28,6 +28,7 @@ AVERAGED = ("state_dict_ema", "model_ema")
 # Prefixes that DataParallel, torch.compile and other trainers' modules add to every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CLASSIFIERS = ("linear", "classifier", "fc")
+LFS = b"version https://git-lfs"  # a clone without Git LFS has such files in place of large ones
 NUM_SHOWN = 8
 DEEPEST = 4  # levels of such keys
 # An accuracy beside the weights is often a NumPy scalar, which torch refuses unless it is listed.
@@ -52,8 +53,8 @@ def load_weights(module: nn.Module, file: str | Path, strict: bool = True) -> st
 
     Args:
         module: The network, or a module that holds it as `network`. Precision, device and memory format are kept.
-        file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`. Python objects in it
-            are refused, not executed.
+        file: Written by torch.save or safetensors, whatever its name is. Python objects in it are refused, not
+            executed.
         strict: If false, a classifier of another number of classes, or none, is left out, and that of the network
             stays as it is.
 
@@ -84,7 +85,7 @@ def read_file(file: str | Path, argument: str) -> Any:
     """Reads tensors and primitives from a file, onto the CPU; executes no code.
 
     Args:
-        file: Written by torch.save; or by safetensors, if its name ends with `.safetensors`.
+        file: Written by torch.save or safetensors.
         argument: Name of the user's argument, for the error message.
 
     Returns:
@@ -105,15 +106,20 @@ def read_file(file: str | Path, argument: str) -> Any:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # comes with timm, but is no requirement of ours
-
-        return load_file(path)
     with path.open("rb") as file:
-        is_archive = file.read(len(MAGIC)) == MAGIC
+        start = file.read(len(LFS))
+        is_archive = start.startswith(MAGIC)
+        if start == LFS:
+            raise ArchiveError("is a pointer of Git LFS, download the file itself: git lfs pull")
+        # a header in JSON follows the 8 bytes of its length
+        if not is_archive and (path.suffix == ".safetensors" or start[8:9] == b"{"):
+            from safetensors.torch import load_file  # comes with timm, but is no requirement of ours
+
+            return load_file(path)
         (check_archive if is_archive else check_legacy)(file)
-    with torch.serialization.safe_globals(NUMPY_NUMBERS):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        file.seek(0)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):  # not by the name, which torch would go by
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -126,8 +132,8 @@ def _reason(error: Exception) -> str:
         return "needs a package that is not installed: pip install safetensors"
     if isinstance(error, PermissionError):
         return f"cannot be read: {error.strerror}"
-    # torch's text for an unpickling error advises to disable `weights_only`
-    lines = [] if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()
+    # torch's text for an unpickling error advises to disable `weights_only`; that of a KeyError is a byte of the file
+    lines = [] if isinstance(error, (pickle.UnpicklingError, KeyError)) else str(error).splitlines()
     return "is damaged, or no file of torch.save or safetensors" + (f": {_cut(lines[0])}" if lines else "")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cifar_resnets.errors import ConfigurationError, DivergenceError, require
 
 ClassWeights = Literal["balanced"] | list[float]
+RANGE = 1e-9, 1e9  # of a weight; beside a much larger one, it would be 0 in float32
 
 
 def cross_entropy(
@@ -64,15 +65,16 @@ def checked_weights(given: ClassWeights | None, label_smoothing: float, num_clas
     """Returns the weights of the classes as plain values, after checking the arguments of the loss.
 
     Raises:
-        ConfigurationError: for a smoothing out of range, or weights that are neither `balanced` nor a number above 0
+        ConfigurationError: for a smoothing out of range, or weights that are neither `balanced` nor a number in `RANGE`
             for each class.
     """
     require("model", 0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "a number from 0 to below 1")
     if given is None or given == "balanced":
         return given
-    allowed = f"balanced, or {num_classes} numbers above 0, one for each class"
+    allowed = f"balanced, or {num_classes} numbers above 0 (from 1e-9 to 1e9), one for each class"
     is_list = not isinstance(given, str) and len(given) == num_classes
-    require("model", is_list and all(0 < each < math.inf for each in given), "class_weights", given, allowed)
+    in_range = is_list and all(RANGE[0] <= each <= RANGE[1] for each in given)
+    require("model", in_range, "class_weights", given, allowed)
     return [float(each) for each in given]
 
 

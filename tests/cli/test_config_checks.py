@@ -202,6 +202,14 @@ def test_rare_classes_are_not_balanced_twice() -> None:
     check_values("fit", {"model": {"class_weights": "balanced"}, "data": spec(CIFAR10, balance=False)})
 
 
+def test_strict_weights_take_a_file() -> None:
+    line = refusal(check_values, "fit", {"model": {"weights_strict": True, "weights": None, "pretrained": True}})
+    assert line == "model.weights_strict: true is about the file of model.weights, give it as well"
+    for model in ({"weights_strict": True, "weights": "a.pt"}, {"weights_strict": False}):
+        check_values("fit", {"model": model})
+    check_values("fit", {"model": {"weights_strict": True}, "ckpt_path": "last"})
+
+
 class Own(LRFinder):
     """A finder of a user's own."""
 

@@ -48,8 +48,8 @@ EXPECTED = [
     "Total length of `list` across ranks is zero. Please make sure this was your intention.",
     "Couldn't infer the batch indices fetched from your dataloader: `None`",
     "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec) and treespec.is_leaf()`",
-    "`ModelCheckpoint(monitor='val/acc')` could not find the monitored key in the returned metrics: ['epoch', 'step']. "
-    "HINT: Did you call `log('val/acc', value)` in the `LightningModule`?",
+    "`ModelCheckpoint(monitor='val/f1_macro')` could not find the monitored key in the returned metrics: ['epoch']. "
+    "HINT: Did you call `log('val/f1_macro', value)` in the `LightningModule`?",
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
     "`Trainer` instantiation. Please add the following callbacks: ['Misclassified'].",
     "`.fit(ckpt_path=None)` was called without a model. The last model of the previous `fit` call will be used.",

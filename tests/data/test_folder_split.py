@@ -165,7 +165,7 @@ def test_rows_are_added_below_what_is_there(tmp_path, end):
     ("content", "message"),
     [
         ("", "line 1: the header is nothing, not path,split"),
-        ("path;split\ncat/1.png;test\n", "line 1: the header is path;split, not path,split"),
+        ("path;split\ncat/1.png;test\n", "line 1: the header is path;split, not path,split: save it as CSV in UTF-8"),
         ("cat/1.png,test\n", "line 1: the header is cat/1.png,test, not path,split"),
         ("path,split\n\ncat/1.png\n", r"line 3: it has 1 cells (cat/1.png), not path,split"),
         ("path,split\ncat/1.png,test,x\n", r"line 2: it has 3 cells (cat/1.png,test,x), not path,split"),
@@ -185,5 +185,16 @@ def test_damaged_rows_are_named_by_their_line(tmp_path, content, message):
 
 
 def test_what_is_no_file_is_not_read(tmp_path):
-    for name, what in (("absent.csv", "is missing"), (".", "is no file"), ("/dev/zero", "is no file")):
+    absent = "is missing: give --data.test_fraction 0.2, with which fit writes it"
+    for name, what in (("absent.csv", absent), (".", "is no file"), ("/dev/zero", "is no file")):
         assert message_of(lambda: read_split_file(tmp_path / name, tmp_path, [])).endswith(what)  # noqa: B023
+
+
+def test_a_file_that_a_spreadsheet_has_saved(tmp_path):
+    content = 'path,split\r\ncat/1.png,test\r\n"dog/a, b.png",train\r\n'
+    (tmp_path / "splits.csv").write_bytes(content.encode("utf-8-sig"))
+    sides = read_split_file(tmp_path / "splits.csv", tmp_path, ["cat/1.png", "dog/a, b.png"])
+    assert sides == {"cat/1.png": "test", "dog/a, b.png": "train"}
+    (tmp_path / "splits.csv").write_bytes(content.encode("utf-16"))  # "Unicode text" of Excel
+    line = message_of(lambda: read_split_file(tmp_path / "splits.csv", tmp_path, []))
+    assert line.isprintable() and line.endswith("save it as CSV in UTF-8, with a comma between the cells")

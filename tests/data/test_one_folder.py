@@ -122,7 +122,8 @@ def test_empty_classes_and_what_is_not_read(photos, log):
 
 def test_classes_of_one_image(photos):
     save(photos / "ape/0.png", noise(8, 8, 3))
-    with pytest.raises(DataError, match=r"class 'ape': 1 training images, two or more are needed to validate on one"):
+    remedy = "two or more are needed to validate on one: add some, or give --data.val_fraction 0"
+    with pytest.raises(DataError, match=f"class 'ape': 1 training images, {remedy}"):
         opened(photos, test_fraction=0.2)
     save(photos / "ape/1.png", noise(8, 8, 3))
     data = opened(photos, "test", test_fraction=0.2)
@@ -134,6 +135,15 @@ def test_a_batch_that_is_too_large_is_noticed_before_an_image_is_decoded(photos,
     with pytest.raises(ConfigurationError, match="data.batch_size: 50 is more than the .* training images"):
         data.check_batch_size()
     assert not log.messages
+
+
+def test_too_few_images_to_validate_on_are_no_matter_of_the_batch(tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "0.png", noise(8, 8, 3))
+    data = source(tmp_path, test_fraction=0.3, batch_size=4)
+    data.check_batch_size()
+    with pytest.raises(DataError, match="class 'cat': 1 training images, two or more are needed"):
+        data.setup("fit")
 
 
 # Equal files.
@@ -214,6 +224,22 @@ def test_files_that_the_file_lacks(photos, tmp_path):
     )
     line = message_of(lambda: opened(photos, split_file=str(tmp_path / "absent.csv")))
     assert line.startswith(f"data.split_file: {tmp_path / 'absent.csv'} is missing")
+
+
+def test_a_file_in_a_folder_that_is_missing_is_noticed_before_an_image_is_decoded(photos, tmp_path, log):
+    data = source(photos, test_fraction=0.3, batch_size=2, split_file=str(tmp_path / "no" / "splits.csv"))
+    line = message_of(data.check_batch_size)
+    assert line.endswith(f"no/splits.csv cannot be written: there is no folder {tmp_path / 'no'}") and not log.messages
+
+
+def test_a_file_without_training_images(photos, tmp_path):
+    paths = [f"{path.parent.name}/{path.name}" for path in photos.glob("*/*")]
+    (tmp_path / "splits.csv").write_text("path,split\n" + "".join(f"{path},test\n" for path in paths))
+    data = source(photos, split_file=str(tmp_path / "splits.csv"), mean=[0.5] * 3, std=[0.2] * 3)
+    data.setup("test")
+    assert len(data._set("test")[0]) == len(paths) == 60
+    line = message_of(lambda: data.load("train"))
+    assert line == f"data.split_file: {tmp_path / 'splits.csv'} leaves no train images in {photos}"
 
 
 def test_a_description_holds_the_split(photos, monkeypatch, tmp_path):

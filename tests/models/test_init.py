@@ -7,7 +7,7 @@ from torch import nn
 
 import cifar_resnets.models  # noqa: F401  # registers the networks
 from cifar_resnets.errors import ConfigurationError
-from cifar_resnets.models.init import init_dirac, whiten_first_layer, whitening_filters
+from cifar_resnets.models.init import init_dirac, initial_network, whiten_first_layer, whitening_filters
 
 
 def correlated_images(num: int = 250) -> torch.Tensor:
@@ -15,6 +15,16 @@ def correlated_images(num: int = 250) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(num, 3, 12, 12, generator=generator, dtype=torch.float64)
     return nn.functional.avg_pool2d(noise, 3, stride=1) + 0.3 * noise[:, [1, 1, 2], 1:-1, 1:-1]
+
+
+# Weights of timm.
+
+
+def test_a_network_of_this_project_has_no_pretrained_weights():
+    with pytest.raises(
+        ConfigurationError, match=r"^model\.pretrained: timm has no weights of cifar_resnet20: leave it out, or give"
+    ):
+        initial_network("cifar_resnet20", 3, {}, pretrained=True)
 
 
 # Whitening.

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import pickle
+import re
 import sys
 import types
 from pathlib import Path
@@ -391,6 +392,27 @@ def test_damaged_files(tmp_path, damage):
     message = refusal(small(), path)
     assert "is damaged, or no file of torch.save or safetensors" in message
     assert "weights_only" not in message  # no advice to switch the safety off
+    assert not re.search(r": \d+$", message)  # nor the number of a byte
+
+
+def test_a_pointer_of_git_lfs(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 46807446\n"
+    for name in ("model.safetensors", "model.pth"):
+        (tmp_path / name).write_text(pointer)
+        assert refusal(small(), tmp_path / name).endswith(
+            f"{name} is a pointer of Git LFS, download the file itself: git lfs pull"
+        )
+
+
+def test_the_content_of_a_file_tells_its_format_not_its_name(tmp_path):
+    state = {name: value.contiguous() for name, value in small().state_dict().items()}
+    save_file(state, tmp_path / "renamed.pth")
+    torch.save(state, tmp_path / "renamed.safetensors")
+    for name in ("renamed.pth", "renamed.safetensors"):
+        network = small()
+        load_weights(network, tmp_path / name)
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, state[key])
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,9 @@ def test_balanced_weights_need_images_that_can_be_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["balance", [], [1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf]]
+    "given",
+    ["balance", [], [1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf]]
+    + [[5e-324, 5e-324], [1e-10, 1.0], [1.0, 1e300]],  # beside which a float32 of 1 would be 0
 )
 def test_weights_that_make_no_sense_are_refused(given) -> None:
     with pytest.raises(ConfigurationError, match=r"^model\.class_weights: .* give balanced, or 2 numbers above 0"):
