@@ -75,7 +75,7 @@ def class_folders(folder: Path, at_least: int = 2) -> list[str]:
     names = subfolders(folder)
     if len(names) < at_least:
         needed = f"{'two' if at_least == 2 else 'one'} or more class folders are needed"
-        raise DataError(f"{folder}: {needed}, there are {len(names)}: {names}")
+        raise DataError(f"{folder}: {needed}, <class>/ with its images, there are {len(names)}: {names}")
     if odd := [name for name in names if not _is_text(name)]:
         raise DataError(f"{folder}: class folders whose names are no UTF-8: {', '.join(map(ascii, odd))}")
     if twins := _twins(names):

@@ -14,7 +14,7 @@ _require = functools.partial(require, "data")
 def check_statistics(mean: list[float] | Literal["pretrained"] | None, std: list[float] | None) -> None:
     """Checks a mean and a standard deviation per channel; raises ConfigurationError for values out of range."""
     if mean == "pretrained":
-        _require(std is None, "std", std, "none with data.mean pretrained, which stands for both")
+        _require(std is None, "std", std, "null with data.mean pretrained, which stands for both")
         return
     _require((mean is None) == (std is None), "mean, std", (mean, std), "both or neither")
     _require(mean is None or all(0 <= v <= 1 for v in mean), "mean", mean, "numbers from 0 to 1")

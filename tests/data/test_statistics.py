@@ -40,5 +40,5 @@ def test_a_network_that_states_none(module):
 
 
 def test_pretrained_stands_for_both():
-    with pytest.raises(ConfigurationError, match=r"^data.std: .* is not allowed, give none with data.mean pretrained"):
+    with pytest.raises(ConfigurationError, match=r"^data.std: .* is not allowed, give null with data.mean pretrained"):
         Digits(mean="pretrained", std=[1.0] * 3)
