@@ -4,16 +4,22 @@ import contextlib
 import hashlib
 import http.server
 import io
+import os
 import pickle
+import shutil
 import tarfile
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torchvision
 
-from cifar_resnets.data import cifar
+from cifar_resnets.data import cifar, cifar_archive, download
 from cifar_resnets.data.cifar import CIFAR10
+from cifar_resnets.errors import DataError
 
 NUM_EACH = 6  # images a batch file
 TOLD = ("url", "tgz_md5", "train_list", "test_list", "meta")
@@ -32,6 +38,45 @@ def tar_of(members):
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return packed.getvalue()
+
+
+def message_of(call, error=DataError):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@contextlib.contextmanager
+def folder_without_permission():
+    """A folder that may be read and not be written, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    is_root = os.geteuid() == 0
+    try:
+        nobody = 65534
+        if is_root:
+            try:
+                os.seteuid(nobody)
+                os.seteuid(0)
+            except OSError:
+                pytest.skip("root may write everywhere, and its rights cannot be dropped here")
+
+        @contextlib.contextmanager
+        def closed():
+            folder.chmod(0o555)
+            if is_root:
+                os.seteuid(nobody)
+            try:
+                yield
+            finally:
+                if is_root:
+                    os.seteuid(0)
+                folder.chmod(0o755)
+
+        yield folder, closed
+    finally:
+        shutil.rmtree(folder)
 
 
 class Tiny:
@@ -66,10 +111,17 @@ class Tiny:
     def set_archive(self, content):
         self.archive = content
         self.monkeypatch.setattr(self.source, "tgz_md5", md5(content))
+        self.monkeypatch.setitem(cifar_archive.SIZES, self.source.__name__, len(content))
+        self.monkeypatch.setitem(cifar_archive.MIRRORS, self.source.__name__, ())
+
+    def set_mirrors(self, *urls):
+        self.monkeypatch.setitem(cifar_archive.MIRRORS, self.source.__name__, urls)
 
     def told(self):
-        """What torchvision's class has been told, for `tell` in another process."""
-        return self.source.__name__, {name: getattr(self.source, name) for name in TOLD}
+        """What the classes have been told, for `tell` in another process."""
+        name = self.source.__name__
+        values = {name: getattr(self.source, name) for name in TOLD}
+        return name, values, cifar_archive.SIZES[name], cifar_archive.MIRRORS[name]
 
     def write_folder(self, folder):
         folder.mkdir(parents=True)
@@ -91,11 +143,13 @@ class Tiny:
             assert data.file_names(split) == self.files[f"{split}_list"]
 
 
-def tell(name, values, timeout=None):
-    """Tells torchvision's class of a name the checksums and the URL of a `Tiny`, for good; and when to give up."""
+def tell(name, values, size, mirrors, constants):
+    """Tells the classes of a name the checksums and the addresses of a `Tiny`, for good, and `download` its limits."""
     for key, value in values.items():
         setattr(getattr(torchvision.datasets, name), key, value)
-    cifar.TIMEOUT = timeout or cifar.TIMEOUT
+    cifar_archive.SIZES[name], cifar_archive.MIRRORS[name] = size, mirrors
+    for key, value in constants.items():
+        setattr(download, key, value)
 
 
 @contextlib.contextmanager
@@ -113,7 +167,7 @@ def serving(respond):
     requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
@@ -133,6 +187,37 @@ def sends(content, length=None, pause=0.0):
             handler.wfile.write(content)
 
     return respond
+
+
+class Host:
+    """Hands out a content as a web server does.
+
+    Args:
+        content: all of it.
+        ranges: whether it sends the part that it is asked for.
+        breaks: after how many bytes each of the first connections ends.
+        pause: seconds between two of ten pieces.
+    """
+
+    def __init__(self, content, ranges=True, breaks=(), pause=0.0):
+        self.content, self.ranges, self.breaks, self.pause = content, ranges, list(breaks), pause
+        self.wanted = []  # from which byte on, for each request
+
+    def __call__(self, handler):
+        start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.wanted.append(start)
+        start = start if self.ranges else 0
+        body = self.content[start:]
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        body = body[: self.breaks.pop(0)] if self.breaks else body
+        with contextlib.suppress(OSError):
+            for piece in np.array_split(np.frombuffer(body, np.uint8), 10 if self.pause else 1):
+                handler.wfile.write(piece.tobytes())
+                time.sleep(self.pause)
 
 
 def archives():
