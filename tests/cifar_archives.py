@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import io
+import json
 import os
 import pickle
 import shutil
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 
-from cifar_resnets.data import cifar, cifar_archive, download
+from cifar_resnets.data import cifar, cifar_archive, cifar_files, download
 from cifar_resnets.data.cifar import CIFAR10
 from cifar_resnets.errors import DataError
 
@@ -28,6 +30,12 @@ PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 def md5(content):
     return hashlib.md5(content).hexdigest()
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def tar_of(members):
@@ -90,7 +98,7 @@ class Tiny:
             names = [name for name, _ in getattr(self.source, key)]
             for name in names:
                 rows = rng.integers(0, 256, (num_each, 3072), dtype=np.uint8)
-                labels = rng.integers(0, len(module._names), num_each).tolist()
+                labels = rng.permutation(np.arange(num_each) % len(module._names)).tolist()
                 fine = "labels" if module is CIFAR10 else "fine_labels"
                 coarse, files = [label % 20 for label in labels], [f"{name}_s_{n:06}.png" for n in range(num_each)]
                 batch = {"data": rows, fine: labels, "coarse_labels": coarse}
@@ -129,18 +137,49 @@ class Tiny:
             (folder / name).write_bytes(content)
         return folder
 
-    def check(self, root):
+    def write_binary(self, folder):
+        """The binary version, as CIFAR's own page describes it."""
+        folder.mkdir(parents=True)
+        kept = cifar_files.BINARY[self.source.__name__]
+        checksums = {}
+        for split, names in kept[1].items():
+            rows, labels = np.concatenate(self.rows[f"{split}_list"]), self.labels[f"{split}_list"]
+            first = [[n % 20, n] if self.module is not CIFAR10 else [n] for n in labels]
+            parts = np.array_split(np.hstack([np.array(first, np.uint8), rows]), len(names))
+            contents = dict(zip(names, (part.tobytes() for part in parts), strict=True))
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+            checksums[split] = {name: names[name] and md5(content) for name, content in contents.items()}
+        self.monkeypatch.setitem(cifar_files.BINARY, self.source.__name__, (kept[0], checksums))
+        return folder
+
+    def write_parquet(self, path, split, names=None, **columns):
+        """A file as Hugging Face's hub has it, with other columns if they are given."""
+        import pyarrow.parquet
+
+        label = "label" if self.module is CIFAR10 else "fine_label"
+        labels = self.labels[f"{split}_list"]
+        images = [{"bytes": png(image), "path": None} for image in self.pixels(split)]
+        table = pyarrow.table({"img": images, label: labels, "coarse_label": [n % 20 for n in labels], **columns})
+        feature = {"names": names or self.module._names, "_type": "ClassLabel"}
+        metadata = {"huggingface": json.dumps({"info": {"features": {label: feature}}})}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+    def pixels(self, split):
+        """The images as CIFAR's own description says: 1024 red values row by row, then green, then blue."""
+        rows = np.concatenate(self.rows[f"{split}_list"])
+        return np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
+
+    def check(self, root, has_names=True):
         data = self.module(str(root))
         data.prepare_data()
         for split in ("train", "test"):
             images, labels = data.load(split)
-            rows = np.concatenate(self.rows[f"{split}_list"])
-            # CIFAR's own description: 1024 red values row by row, then green, then blue
-            expected = np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
             assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
-            np.testing.assert_array_equal(images, expected)
+            np.testing.assert_array_equal(images, self.pixels(split))
             assert labels.tolist() == self.labels[f"{split}_list"]
-            assert data.file_names(split) == self.files[f"{split}_list"]
+            assert data.file_names(split) == (self.files[f"{split}_list"] if has_names else None)
 
 
 def tell(name, values, size, mirrors, constants):

@@ -45,7 +45,7 @@ class CIFAR10(ImageDataModule):
 
     Args:
         root: the folder that holds `cifar-10-batches-py` (`cifar-100-python`), or that folder itself.
-        urls: addresses of the archive that are tried when the known ones do not deliver it.
+        urls: an address of the archive, or several, that are tried when the known ones do not deliver it.
         kwargs: see `ImageDataModule`.
     """
 
@@ -54,13 +54,13 @@ class CIFAR10(ImageDataModule):
     may_download = True  # false if nothing but a stranger's checkpoint says where to
     coarse = False  # CIFAR-10 has no superclasses
 
-    def __init__(self, root: str = "data", urls: list[str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, root: str = "data", urls: list[str] | str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         local_path("data.root", root)
-        for url in urls or []:
+        self.urls = [urls] if isinstance(urls, str) else urls
+        for url in self.urls or []:
             require("data", url.startswith(("http://", "https://")), "urls", url, "addresses with http:// or https://")
         self.root = root
-        self.urls = urls
 
     def source_classes(self) -> Sequence[str]:
         """Returns the names of the classes, without reading a file."""
@@ -123,7 +123,9 @@ class CIFAR100(CIFAR10):
     _source = torchvision.datasets.CIFAR100
     _names = CIFAR100_CLASSES
 
-    def __init__(self, root: str = "data", coarse: bool = False, urls: list[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, root: str = "data", coarse: bool = False, urls: list[str] | str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(root, urls, **kwargs)
         self.coarse = coarse
 

@@ -44,6 +44,8 @@ BINARY: dict[str, tuple[str, dict[Split, Checksums]]] = {
 }
 # Hugging Face's repositories uoft-cs/cifar10 and uoft-cs/cifar100: the folder with the files, and the labels' columns
 PARQUET = {"CIFAR10": ("plain_text", "label", ""), "CIFAR100": ("cifar100", "fine_label", "coarse_label")}
+# what values and images of another kind than expected raise
+BAD_VALUES = (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -236,9 +238,9 @@ def _read_parquet(path: Path, column: str, names: Sequence[str]) -> tuple[Images
         table = pyarrow.parquet.read_table(path, columns=["img", column]).to_pydict()
         images = [_decode(path, number, value) for number, value in enumerate(table["img"])]
         labels = np.asarray(table[column], dtype=np.int64)
-    except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (pyarrow.ArrowException, *BAD_VALUES) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}); put a sound copy there") from error
     return np.stack(images), labels
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -75,14 +74,14 @@ def download(urls: Sequence[str], part: Path, size: int, md5: str) -> None:
         except _HostError as error:
             reasons[url] = str(error)
             slow += [url] if isinstance(error, _Slow) else []
-            logger.info("%s: %s", url, error)
+            logger.info("%s: %s", host_of(url), error)
     for url in slow:
-        logger.info("no other host delivers: back to %s, however slow", url)
+        logger.info("no other host delivers: back to %s, however slow", host_of(url))
         try:
             return _from_host(url, wanted, least_rate=0)
         except _HostError as error:
             reasons[url] = str(error)
-    raise DownloadError(", ".join(f"{url} ({reason})" for url, reason in reasons.items()))
+    raise DownloadError(", ".join(f"{host_of(url)} ({reason})" for url, reason in reasons.items()))
 
 
 def md5_of(path: Path) -> str:
@@ -113,6 +112,11 @@ class _File(NamedTuple):
         return False
 
 
+def host_of(url: str) -> str:
+    """Returns host and port of an address, without the password that may be there."""
+    return printable(url.split("/")[2].rpartition("@")[2])
+
+
 def _from_host(url: str, wanted: _File, least_rate: float) -> None:
     """Downloads from one host, again after each break that followed new bytes."""
     for _ in range(MOST_TRIES):
@@ -122,7 +126,7 @@ def _from_host(url: str, wanted: _File, least_rate: float) -> None:
         except _Broken as error:
             if wanted.have <= had:
                 raise
-            logger.info("%s: %s; going on there", url, error)
+            logger.info("%s: %s; going on there", host_of(url), error)
             time.sleep(PAUSE)
             continue
         if wanted.is_complete():
@@ -164,7 +168,8 @@ def _opened(url: str, have: int) -> Iterator[Any]:
         error.close()
         raise _HostError(one_line(error)) from error
     except urllib.error.URLError as error:
-        raise _HostError(str(error.reason)) from error
+        cause = error.reason if isinstance(error.reason, OSError) else error
+        raise _HostError(cause.strerror or str(error.reason)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _HostError(one_line(error)) from error
     with response:
@@ -209,7 +214,7 @@ def _blocks(response: Any, least_rate: float) -> Iterator[bytes]:
 @contextmanager
 def _progress(url: str, start: int, wanted: _File) -> Iterator[Callable[[int], None]]:
     """Shows how many bytes there are: as a bar on a terminal, otherwise as a line now and then."""
-    host = printable(urlsplit(url).netloc)
+    host = host_of(url)
     if not sys.stdout.isatty():
         yield _Lines(host, start, wanted.size).show
         return

@@ -58,6 +58,7 @@ def test_addresses_are_no_folders():
 def test_addresses_of_the_archive_are_http(url):
     with pytest.raises(ConfigurationError, match=r"^data.urls: .* give addresses with http:// or https://$"):
         CIFAR10(urls=["https://host/file", url])
+    assert CIFAR10(urls="https://host/file").urls == ["https://host/file"]
 
 
 def test_addresses_say_nothing_of_the_images(tmp_path):

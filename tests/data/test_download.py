@@ -9,7 +9,7 @@ import pytest
 from cifar_archives import PROXIES, Host, md5, sends, serving
 
 from cifar_resnets.data import download as module
-from cifar_resnets.data.download import DownloadError, download
+from cifar_resnets.data.download import DownloadError, download, host_of
 
 CONTENT = np.random.default_rng(0).bytes(1000)
 ABROAD = "http://127.0.0.1:9/file"  # the port of the discard service, where nothing listens
@@ -80,7 +80,7 @@ def test_breaks_are_gone_over(serve, part, caplog):
     with caplog.at_level(logging.INFO):
         fetch([url := serve(host := Host(CONTENT, breaks=[300, 200]))], part)
     assert host.wanted == [0, 300, 500]
-    lines = [f"{url}: the connection ended after {size} of 1,000 bytes; going on there" for size in (300, 500)]
+    lines = [f"{host_of(url)}: the connection ended after {size} of 1,000 bytes; going on there" for size in (300, 500)]
     assert caplog.messages == lines
 
 
@@ -185,7 +185,7 @@ def test_a_bad_host_is_left_for_the_next_one(serve, part, caplog, monkeypatch, r
     urls = [serve(respond), serve(Host(CONTENT))]
     with caplog.at_level(logging.INFO):
         fetch(urls, part)
-    assert caplog.messages[-1].startswith(f"{urls[0]}: ") and reason in caplog.messages[-1]
+    assert caplog.messages[-1].startswith(f"{host_of(urls[0])}: ") and reason in caplog.messages[-1]
 
 
 @pytest.mark.parametrize("url", [ABROAD, "http://no-such-host.invalid/file", "http://[1/file", "http://a:b/file"])
@@ -200,7 +200,7 @@ def test_a_host_that_crawls_is_left_and_the_next_goes_on(serve, part, caplog, mo
         fetch([crawling, serve(host := Host(CONTENT))], part)
     assert 0 < host.wanted[0] < 1000
     (line,) = caplog.messages
-    assert line.startswith(f"{crawling}: it delivers ") and line.endswith(" kB/s, less than 100 kB/s for 0 s")
+    assert line.startswith(f"{host_of(crawling)}: it delivers ") and line.endswith(" kB/s, less than 100 kB/s for 0 s")
 
 
 def test_a_host_that_crawls_is_better_than_none(serve, part, caplog, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_host_that_crawls_is_better_than_none(serve, part, caplog, monkeypatch
     with caplog.at_level(logging.INFO):
         fetch([url := serve(host := Host(CONTENT, pause=0.03)), ABROAD], part)
     assert host.wanted[0] == 0 and 0 < host.wanted[1] < 1000
-    assert caplog.messages[-1] == f"no other host delivers: back to {url}, however slow"
+    assert caplog.messages[-1] == f"no other host delivers: back to {host_of(url)}, however slow"
 
 
 def test_a_fast_host_is_not_left(serve, part, monkeypatch):
@@ -221,8 +221,13 @@ def test_a_fast_host_is_not_left(serve, part, monkeypatch):
 def test_the_reason_of_each_host_is_told(serve, part):
     urls = [serve(BAD["404"][0]), ABROAD]
     message = reasons_of(urls, part)
-    assert message.startswith(f"{urls[0]} (HTTP Error 404: Not Found), {ABROAD} (")
+    assert message.startswith(f"{host_of(urls[0])} (HTTP Error 404: Not Found), 127.0.0.1:9 (Connection refused)")
     assert not part.exists()
+
+
+def test_a_password_is_not_shown():
+    assert host_of("http://me:secret@host:80/file") == "host:80"
+    assert host_of("http://host") == "host"
 
 
 # Progress.
