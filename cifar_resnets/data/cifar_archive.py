@@ -97,7 +97,8 @@ def _download(source: Any, root: Path, part: Path, urls: Sequence[str]) -> None:
     try:
         download(addresses, part, SIZES[source.__name__], source.tgz_md5)
     except DownloadError as error:
-        raise failed(source, root, f"{source.filename} cannot be downloaded: {error}{_kept(part)}") from error
+        what = "; ".join(filter(None, (f"{source.filename} cannot be downloaded: {error}", _kept(part))))
+        raise failed(source, root, what) from error
     except OSError as error:
         if _is_full(error):  # other programs need a disk that is not full
             part.unlink(missing_ok=True)
@@ -113,7 +114,7 @@ def _kept(part: Path) -> str:
     if (size := part.stat().st_size) == 0:
         part.unlink()
         return ""
-    return f"; {size:,} bytes are kept in {part}, to go on there next time"
+    return f"{size:,} bytes are kept in {part}, to go on there next time"
 
 
 def _unpack(source: Any, root: Path, archive: Path, folder: Path) -> None:
