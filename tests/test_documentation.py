@@ -118,7 +118,7 @@ def known_options() -> set[str]:
 # of other programs; of networks and loggers, whose keys the parser knows when it has their class
 OF_OTHERS = """
     --array --backend-store-uri --force-reinstall --gpus-per-node --kill-on-bad-exit --logdir --max-restarts --nodes
-    --shutdown-timeout --strict --model.network_args. --trainer.logger.
+    --shutdown-timeout --strict --model.network_args. --trainer.logger. --gpus --ipc --rm --tag --user --volume
 """.split()
 
 

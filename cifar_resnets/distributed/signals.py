@@ -41,12 +41,17 @@ class Signals:
 
     def __init__(self) -> None:
         self.pending = 0
-        self._deferred = False
+        self._deferred = self._is_installed = False
 
     def start(self) -> None:
-        """Handles signals from now on, at once; what an earlier run in this process has left pending is forgotten."""
+        """Forgets what an earlier run in this process has left pending; within `installed`, signals count again.
+
+        Elsewhere, as in a notebook, it is `defer` that replaces the handlers: Lightning has noted those of the process
+        by then, and puts them back after the run.
+        """
         self.pending, self._deferred = 0, False
-        self.install()
+        if self._is_installed:
+            self.install()
 
     def install(self) -> None:
         """Replaces the handlers of the process."""
@@ -57,11 +62,13 @@ class Signals:
     def installed(self) -> Iterator[None]:
         """Handles signals within a block."""
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self._is_installed = True
         self.start()
         report, sys.unraisablehook = sys.unraisablehook, self._report
         try:
             yield
         finally:
+            self._is_installed = False
             sys.unraisablehook = report
             if threading.current_thread() is threading.main_thread():
                 for signum, handler in before.items():

@@ -1,7 +1,9 @@
 """Writes predictions as CSV or JSON, row by row as they come."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -15,7 +17,8 @@ from cifar_resnets.support.text import csv_line
 class CsvFile:
     """A CSV file with a row for each image; a file that is there is never replaced.
 
-    It is UTF-8; names of files that are not keep their bytes, so that the files can be found.
+    It is UTF-8; names of files that are not keep their bytes, so that the files can be found. Until its last row it has
+    the ending `.partial`, and keeps it if the program is stopped: the next one begins it anew.
 
     Args:
         path: of the file.
@@ -31,8 +34,11 @@ class CsvFile:
         more = [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("class", "probability")]
         columns = ["path", "predicted", "probability", *more, "entropy", "margin", "error"]
         self._columns = [*columns, *(["heatmap"] if has_heatmaps else [])]
-        self._path = path
-        self._file = path.open("x", encoding="utf-8", errors="surrogateescape", newline="")
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        self._path, self._partial = path, path.with_name(f"{path.name}.partial")
+        self._partial.unlink(missing_ok=True)  # it may be a link
+        self._file = self._partial.open("x", encoding="utf-8", errors="surrogateescape", newline="")
         self._file.write(csv_line(self._columns))
 
     def __enter__(self) -> Self:
@@ -41,6 +47,8 @@ class CsvFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with naming(self._path):
             self._file.close()
+            if kind is None:
+                self._partial.rename(self._path)
 
     def add(self, row: Row) -> None:
         """Writes a row."""

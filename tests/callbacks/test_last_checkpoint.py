@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from cifar_resnets.callbacks.last_checkpoint import LastCheckpoint
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
-from cifar_resnets.distributed.signals import SIGNALS_OF_PROCESS, Stopped
+from cifar_resnets.distributed.signals import SIGNALS, SIGNALS_OF_PROCESS, Stopped
 from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
@@ -114,6 +115,15 @@ def test_a_fit_after_one_that_was_stopped_goes_on_to_its_end(tmp_path: Path) -> 
         with pytest.raises(Stopped):
             fit_alone(tmp_path / "stopped", Sends("on_train_batch_start", signal.SIGTERM))
         assert fit_alone(tmp_path / "next") == [5, 10]
+
+
+@pytest.mark.parametrize("others", [[], [Sends("on_train_batch_start", signal.SIGINT)]])
+def test_a_fit_from_python_puts_the_handlers_back(others: list[pl.Callback], tmp_path: Path) -> None:
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    with pytest.raises(Stopped) if others else contextlib.nullcontext():
+        fit_alone(tmp_path, *others)
+    assert (tmp_path / "last.ckpt").exists()
+    assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
 
 
 @pytest.mark.parametrize("values", [{"every_n_steps": 0}, {"every_n_minutes": 0.0}, {"every_n_minutes": -1.0}])

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 from typing import NoReturn
 
 import numpy as np
@@ -384,6 +385,22 @@ def test_a_full_disk_is_named_with_the_file(cli: Run, best: tuple[str, str], mon
         file._file = open("table.csv", "w")  # noqa: SIM115  as if the disk had become full
         file.add(Row("x.png", "a problem"))
     assert caught.value.filename == "opened.csv"
+
+
+def test_a_prediction_that_was_stopped_can_be_given_again(
+    cli: Run, best: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        save(Path(f"folder/{name}.png"), noise(9, 9, 3))
+    args = ("predict", "folder", *best, "--output", "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_resnets.reports.contact_sheet.ContactSheet.add", lambda *_: os.kill(os.getpid(), SIGTERM))
+        assert cli(*args).status == 128 + SIGTERM
+    assert [path.name for path in Path("out").iterdir()] == ["predictions.csv.partial"]
+    assert rows(Path("out/predictions.csv.partial"))[0]["path"] == "folder/a.png"
+    assert cli(*args).status == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["predictions.csv", "predictions.html"]
+    assert [row["path"] for row in rows(Path("out/predictions.csv"))] == ["folder/a.png", "folder/b.png"]
 
 
 def test_a_closed_standard_input_is_one_line(cli: Run, best: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
