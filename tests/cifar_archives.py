@@ -160,7 +160,8 @@ class Tiny:
         label = "label" if self.module is CIFAR10 else "fine_label"
         labels = self.labels[f"{split}_list"]
         images = [{"bytes": png(image), "path": None} for image in self.pixels(split)]
-        table = pyarrow.table({"img": images, label: labels, "coarse_label": [n % 20 for n in labels], **columns})
+        coarse = [n % 20 for n in labels]
+        table = pyarrow.table({"img": images, label: labels, "coarse_label": coarse} | columns)
         feature = {"names": names or self.module._names, "_type": "ClassLabel"}
         metadata = {"huggingface": json.dumps({"info": {"features": {label: feature}}})}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets.utils import check_integrity
 
@@ -24,6 +25,7 @@ from cifar_resnets.errors import ConfigurationError, DataError, one_line
 NUM_IMAGES = {"train": 50_000, "test": 10_000}
 PIXELS = 3 * 32 * 32
 Checksums = dict[str, str | None]
+Values = TypeVar("Values", bound=np.generic)
 
 # The binary version: its folder, and the MD5 of its files where they are known.
 BINARY: dict[str, tuple[str, dict[Split, Checksums]]] = {
@@ -44,6 +46,10 @@ BINARY: dict[str, tuple[str, dict[Split, Checksums]]] = {
 }
 # Hugging Face's repositories uoft-cs/cifar10 and uoft-cs/cifar100: the folder with the files, and the labels' columns
 PARQUET = {"CIFAR10": ("plain_text", "label", ""), "CIFAR100": ("cifar100", "fine_label", "coarse_label")}
+# The hub has the five training batches of CIFAR-10 in the order of the archive's members, not of their numbers; it is
+# recognised by the labels with which the first and the last one begin.
+HUB_ORDER = (4, 3, 2, 5, 1)
+HUB_LABELS = ([0, 6, 0, 2, 7, 2, 1, 2, 4, 1, 5, 6, 6, 3, 1, 3], [6, 9, 9, 4, 1, 1, 2, 7, 8, 3, 4, 7, 7, 2, 9, 9])
 # what values and images of another kind than expected raise
 BAD_VALUES = (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, Image.DecompressionBombError)
 
@@ -152,7 +158,7 @@ class BinaryFiles(Files):
 
 
 class ParquetFiles(Files):
-    """Parquet files of Hugging Face's hub, with a PNG of each image, in the order of the python version."""
+    """Parquet files of Hugging Face's hub, with a PNG of each image; read in the order of the python version."""
 
     def damage(self) -> str | None:
         """See `Files.damage`.
@@ -173,7 +179,10 @@ class ParquetFiles(Files):
         parts = [_read_parquet(path, column, names) for path in _parquet_files(self.folder, split)]
         labels = np.concatenate([each for _, each in parts])
         _check_labels(self.folder, split, labels, len(names))
-        return np.concatenate([images for images, _ in parts]), labels
+        images = np.concatenate([images for images, _ in parts])
+        if self.source.__name__ == "CIFAR10" and split == "train" and _is_of_hub(labels):
+            images, labels = _by_number(images), _by_number(labels)
+        return images, labels
 
 
 def find_files(source: Any, root: Path) -> Files | None:
@@ -220,6 +229,17 @@ def _check_labels(where: Path, split: Split, labels: Labels, num_classes: int) -
             f"{where}: the {split} files do not hold {expected:,} images, {expected // num_classes:,} of each of the "
             f"{num_classes} classes, but {len(labels):,}; put a sound copy there"
         )
+
+
+def _is_of_hub(labels: Labels) -> bool:
+    firsts = zip(HUB_LABELS, np.split(labels, len(HUB_ORDER))[:: len(HUB_ORDER) - 1], strict=True)
+    return all(batch[: len(first)].tolist() == first for first, batch in firsts)
+
+
+def _by_number(values: NDArray[Values]) -> NDArray[Values]:
+    """Puts the batches of the hub into the order of their numbers."""
+    batches = np.split(values, len(HUB_ORDER))
+    return np.concatenate([batches[place] for place in np.argsort(HUB_ORDER)])
 
 
 def _parquet_files(folder: Path, split: str) -> list[Path]:

@@ -127,6 +127,19 @@ def test_the_crab_of_hugging_face_is_a_cra(monkeypatch, tmp_path):
     tiny.check(tmp_path, has_names=False)
 
 
+@pytest.mark.usefixtures("pyarrow")
+def test_batches_in_the_order_of_the_hub_are_put_back(tiny10, tmp_path, monkeypatch):
+    batches = np.split(np.array(tiny10.labels["train_list"]), 5)
+    monkeypatch.setattr(cifar_files, "HUB_LABELS", tuple(batches[number - 1][:16].tolist() for number in (4, 1)))
+    images = np.split(tiny10.pixels("train"), 5)
+    # as `tar -t` lists them: data_batch_4, test_batch, data_batch_3, data_batch_2, data_batch_5, data_batch_1
+    rows = [{"bytes": png(image)} for number in (4, 3, 2, 5, 1) for image in images[number - 1]]
+    labels = np.concatenate([batches[number - 1] for number in (4, 3, 2, 5, 1)])
+    tiny10.write_parquet(tmp_path / "train.parquet", "train", img=rows, label=labels.tolist())
+    tiny10.write_parquet(tmp_path / "test.parquet", "test")
+    tiny10.check(tmp_path, has_names=False)
+
+
 BAD = {
     "other classes": (lambda tiny: {"names": [*tiny.module._names[:-1], "tree"]}, "its class names are not those"),
     "fewer classes": (lambda tiny: {"names": tiny.module._names[:-1]}, "its class names are not those"),
