@@ -97,7 +97,8 @@ part_speed94() {
 }
 
 part_resnet18() {
-  choose -- --data.batch_size 8 --trainer.max_epochs 1 --trainer.limit_train_batches 3 --explain null
+  choose -- --data.batch_size 8 --trainer.max_epochs 1 --trainer.limit_train_batches 3 --explain null \
+    --model.network_args "{widths: [8, 8, 8, 8], stem_width: 8}"
   "$python" -m cifar_resnets fit -c configs/recipes/resnet18_onecycle.yaml -c configs/hardware/$accelerator.yaml \
     --data ImageFolder --data.root "$images" --trainer.default_root_dir "$output/logs" "${chosen[@]}" >&2
   "$python" -m cifar_resnets collect "$output/logs" --format markdown

@@ -9,11 +9,17 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import runpy
 import signal
+import socket
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from typing import Any
 
 from support import Result
 
@@ -126,6 +132,21 @@ def run(
     return Process(*args, cwd=cwd, env=env, uid=uid, before=before).wait()
 
 
+def run_two_ranks(*args: str, cwd: Path) -> None:
+    """Runs a command line on two ranks to their end, as if another program had started them.
+
+    They leave what other launchers' ranks do, and have nothing to import. After `ddp_fork`, the test of a fit is logged
+    at step 0.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    ranks = [Process(*args, *two, cwd=cwd, env={**env, "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    for result in [rank.wait() for rank in ranks]:
+        assert (result.status, result.err) == (0, ""), result
+
+
 def _run(
     args: tuple[str, ...],
     cwd: str,
@@ -136,16 +157,10 @@ def _run(
     before: Callable[[], object] | None,
 ) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
-    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
+    _take_over(cwd, env, out, err)
     sys.argv = ["cifar-resnets", *args]
-    import torch
-
-    torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # libgomp has read its variable long ago
+    # as with `python -m cifar_resnets`: Lightning starts other ranks by the name of this module
+    sys.modules["__main__"] = sys.modules["cifar_resnets.__main__"]
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)
@@ -153,3 +168,101 @@ def _run(
     if before is not None:
         before()
     main(args)
+
+
+def _take_over(cwd: str, env: Mapping[str, str], out: str, err: str) -> None:
+    """Gives this process a folder, an environment, and files for its output."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    import torch
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = int(env.get("LOCAL_RANK", 0))  # which Lightning takes from the environment as it is imported
+    torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # libgomp has read its variable long ago
+
+
+# An interpreter for shell scripts.
+
+_CLIENT = """
+import os, sys
+from multiprocessing.connection import Client
+with Client(sys.argv[1], "AF_UNIX") as server:
+    server.send((sys.argv[2:], os.getcwd(), dict(os.environ)))
+    status, out, err = server.recv()
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(status)
+"""
+
+
+@contextlib.contextmanager
+def interpreter() -> Iterator[Path]:
+    """A command that takes `-m MODULE`, `-c CODE` or FILE with arguments, as python does, until the end of the block.
+
+    What it runs is a fork of the server, and prints at its end.
+    """
+    with tempfile.TemporaryDirectory(prefix="python-") as name:  # the name of a socket must be short
+        address, client, command = (Path(name) / each for each in ("socket", "client.py", "python"))
+        client.write_text(_CLIENT)
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{client}" "{address}" "$@"\n')
+        command.chmod(0o755)
+        with Listener(str(address), "AF_UNIX") as listener:
+            thread = threading.Thread(target=_accept, args=(listener, Path(name)))
+            thread.start()
+            try:
+                yield command
+            finally:
+                with Client(str(address), "AF_UNIX") as last:
+                    last.send(None)
+                thread.join()
+
+
+def _accept(listener: Listener, folder: Path) -> None:
+    """Answers one program after the other, or several at once, until one is None."""
+    threads: list[threading.Thread] = []
+    lock = threading.Lock()  # processes of one parent are started and asked for their status one at a time
+    while True:
+        connection = listener.accept()
+        if (program := connection.recv()) is None:
+            break
+        files = [folder / f"{stream}-{len(threads)}" for stream in ("out", "err")]
+        threads.append(threading.Thread(target=_answer, args=(connection, program, files, lock)))
+        threads[-1].start()
+    connection.close()
+    for thread in threads:
+        thread.join()
+
+
+def _answer(connection: Connection, program: Any, files: list[Path], lock: threading.Lock) -> None:
+    args, cwd, env = program
+    for path in files:
+        path.touch()
+    with lock:
+        process = _server.Process(target=_run_program, args=(args, cwd, env, *map(str, files)))
+        process.start()
+    status = None
+    while status is None:
+        time.sleep(0.02)
+        with lock:
+            status = process.exitcode
+    with connection:
+        connection.send((status % 256, *(path.read_text() for path in files)))
+
+
+def _run_program(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    _take_over(cwd, env, out, err)
+    kind, rest = args[0], args[1:]
+    sys.path.insert(0, cwd if kind in ("-m", "-c") else str(Path(cwd, kind).parent))
+    if kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(rest[0], {"__name__": "__main__"})
+    else:
+        sys.argv = args
+        runpy.run_path(kind, run_name="__main__")

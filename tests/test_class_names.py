@@ -12,6 +12,8 @@ from support import TINY, Result
 
 from cifar_resnets.results.csv_files import read_history, read_predictions
 
+pytestmark = pytest.mark.long
+
 NAMES = sorted(
     ["dog\u2028old", "cat\x85young", "frog\x0bgreen", "ship\nred", "ape\rgrey", "elk\x0c", '=1,"ox"', "ü\x1b[1m"]
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from exactness import differences
+from processes import run_two_ranks
 from slurm_cluster import HOST, Cluster, slurm_cluster
 from support import TINY
 
@@ -36,15 +37,11 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A repository's folder, with logs of its own."""
-    return make_folder(tmp_path)
-
-
-def make_folder(path: Path) -> Path:
     for name in ("scripts", "configs"):
-        (path / name).symlink_to(ROOT / name)
-    (path / ".venv").symlink_to(sys.prefix)
-    (path / "tiny.yaml").write_text(TINY)
-    return path
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
 
 
 @pytest.fixture
@@ -147,23 +144,20 @@ def num_epochs(folder: Path, job: str) -> int:
     return len(re.findall(r"^epoch ", output(folder, job), re.MULTILINE))
 
 
-def test_a_requeued_job_leaves_what_an_uninterrupted_one_does(cluster: Cluster, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("straight", "requeued")]
-    jobs = []
-    for folder in folders:
-        folder.mkdir()
-        jobs.append(submit(cluster, make_folder(folder), "--nodes=2", TRAIN, "tiny.yaml", "--trainer.max_epochs", "25"))
-    straight, requeued = jobs
-    cluster.wait_for(requeued, lambda: num_epochs(folders[1], requeued) >= 4, "some epochs")
-    started_again(cluster, requeued)
-    for job, restarts in ((straight, "0"), (requeued, "1")):
-        [end] = cluster.wait(job)
-        assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", restarts)
-    said = [line for line in output(folders[1], requeued).splitlines() if line.startswith("cifar-resnets: ")]
+def test_a_requeued_job_leaves_what_an_uninterrupted_one_does(cluster: Cluster, folder: Path) -> None:
+    epochs = ["--trainer.max_epochs", "25"]
+    job = submit(cluster, folder, "--nodes=2", TRAIN, "tiny.yaml", *epochs)
+    cluster.wait_for(job, lambda: num_epochs(folder, job) >= 4, "some epochs")
+    started_again(cluster, job)
+    [end] = cluster.wait(job)
+    assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", "1")
+    said = [line for line in output(folder, job).splitlines() if line.startswith("cifar-resnets: ")]
     line = "cifar-resnets: stopped by SIGUSR1 and requeued; the checkpoint is logs/tiny/version_0/checkpoints/last.ckpt"
     assert said == [line]
-    assert [path.name for path in (folders[1] / "logs/tiny").iterdir()] == ["version_0"]
-    assert differences(*(folder / "logs/tiny/version_0" for folder in folders)) == []
+    assert [path.name for path in (folder / "logs/tiny").iterdir()] == ["version_0"]
+    args = ["-c", "tiny.yaml", "-c", "cpu", *epochs, "--explain", "null", "--trainer.default_root_dir", "straight"]
+    run_two_ranks("fit", *args, cwd=folder)
+    assert differences(folder / "straight/tiny/version_0", folder / "logs/tiny/version_0") == []
 
 
 def test_a_sweep_is_collected_although_a_task_was_requeued(cluster: Cluster, folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_fit_ends_with_both_figures_and_the_dashboard(digits: Path, tmp_path: Pa
 
 
 def test_what_a_terminal_shows(tmp_path: Path) -> None:
-    result = terminal("fit", *SMALL, cwd=tmp_path)
+    result = terminal("fit", *SMALL, *WITHOUT_PICTURES, cwd=tmp_path)
     assert result.status == 0, result.out
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.out)
     lines = [line.split("\r")[-1] for line in plain.split("\r\n")]
@@ -60,7 +60,7 @@ def test_two_ranks_test_as_one(digits: Path, tmp_path: Path) -> None:
     folder = digits / "logs/quickstart/version_0"
     # 364 images in batches of 100 over two ranks: parts of different sizes
     args = ["--ckpt_path", str(folder / "checkpoints/best.ckpt"), "--data.eval_batch_size", "100"]
-    result = succeeded(shell("test", *args, *TWO_RANKS, *WITHOUT_PICTURES, cwd=tmp_path))
+    result = succeeded(run("test", *args, *TWO_RANKS, *WITHOUT_PICTURES, cwd=tmp_path))
     assert result.out.count("Test images") == 1
     two, one = read_json(tmp_path / "logs/quickstart/version_0/test.json"), read_json(folder / "test.json")
     assert {figure: two[figure] for figure in FIGURES} == {figure: one[figure] for figure in FIGURES}
@@ -120,7 +120,7 @@ def test_real_images(real_images: Path, tmp_path: Path) -> None:
             shutil.copytree(folder, tmp_path / split / folder.name, ignore=lambda _, names, n=num: sorted(names)[n:])
     args = ["--data", "ImageFolder", "--data.root", str(tmp_path), "--data.val_fraction", "0.02"]
     args += ["--data.batch_size", "32", "--trainer.max_epochs", "3"]
-    args += ["--model.network_args", "{widths: [8, 16, 32], stem_width: 8}"]
+    args += ["--model.network_args", "{depths: [1, 1, 1], widths: [8, 16, 32], stem_width: 8}", *WITHOUT_PICTURES]
     recipe, hardware = ROOT / "configs/recipes/resnet20_onecycle.yaml", ROOT / "configs/hardware/cpu.yaml"
     configs = ["-c", str(recipe), "-c", str(hardware), "-c", "short.yaml"]
     result = succeeded(run("fit", *configs, *args, cwd=tmp_path))

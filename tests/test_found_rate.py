@@ -45,7 +45,7 @@ def write_recipes(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(text)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(autouse=True)

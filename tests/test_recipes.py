@@ -77,12 +77,14 @@ def test_the_published_rates_count_for_the_sum_of_the_losses_and_apart_from_each
 FAST = ("speed94", "speed96", "custom_resnet_fast")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", FAST)
 def test_the_fast_recipes_train_and_tell_both_accuracies(cli: Callable[..., Result], recipe: str) -> None:
-    narrow = {} if recipe.startswith("custom") else {"widths": [8, 8], "depth": 2}
+    # the custom network has no narrow variant
+    narrow, epochs = ({}, "1") if recipe.startswith("custom") else ({"widths": [8, 8], "depth": 2}, "2")
     result = cli(
         *("fit", "-c", str(ROOT / f"configs/recipes/{recipe}.yaml"), "-c", str(ROOT / "configs/hardware/cpu.yaml")),
-        *("--data", "Digits", "--data.num_train", "64", "--data.batch_size", "16", "--trainer.max_epochs", "2"),
+        *("--data", "Digits", "--data.num_train", "64", "--data.batch_size", "16", "--trainer.max_epochs", epochs),
         *("--data.classes", "[0, 1]"),
         *("--model.network_args", str(narrow), *WITHOUT_PICTURES),
     )
@@ -119,6 +121,7 @@ ONE_STEP = [
 ]
 
 
+@pytest.mark.long
 def test_identity_mappings_trains_the_shortcut_it_is_given(cli: Callable[..., Result], tmp_path: Path) -> None:
     result = cli(*IDENTITY_MAPPINGS, "--model.network_args.shortcut", "exclusive_gating", *ONE_STEP)
     assert result.status == 0, result.err

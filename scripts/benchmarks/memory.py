@@ -37,9 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Times both ways in turns, network by network."""
+    """Times both ways in turns, network by network.
+
+    Raises:
+        ConfigurationError: when a network is not known, or memory cannot be kept.
+    """
     for name in args.networks:
         require_known(name)
+    if not keep_freed_memory():  # of this process, in which nothing is timed
+        raise ConfigurationError("memory: takes glibc, without MALLOC_... or glibc.malloc in the environment")
     return {"device": "cpu", "rows": [row for name in args.networks for row in make_rows(name, args)]}
 
 
@@ -59,21 +65,17 @@ def make_rows(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 def in_own_process(name: str, keeps: bool, args: argparse.Namespace) -> dict[str, float]:
     """Returns `figures` of a process of its own, since an allocator's setting cannot be taken back.
 
-    Raises:
-        ConfigurationError: when memory cannot be kept.
+    It is no fork of this one, which keeps its memory.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
         threads = torch.get_num_threads()
-        found = pool.submit(figures, name, keeps, args.batch_size, args.seconds, threads).result()
-    if found is None:
-        raise ConfigurationError("memory: takes glibc, without MALLOC_... or glibc.malloc in the environment")
-    return found
+        return pool.submit(figures, name, keeps, args.batch_size, args.seconds, threads).result()
 
 
-def figures(name: str, keeps: bool, batch_size: int, budget: float, threads: int) -> dict[str, float] | None:
-    """Returns rate, page faults a step and peak memory; None if memory cannot be kept."""
-    if keeps and not keep_freed_memory():
-        return None
+def figures(name: str, keeps: bool, batch_size: int, budget: float, threads: int) -> dict[str, float]:
+    """Returns rate, page faults a step and peak memory."""
+    if keeps:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     step = make_step(name, batch_size, CPU, "32-true", channels_last=True)
     seconds_of(step, WARM_UP, CPU)

@@ -17,7 +17,7 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 from cifar_resnets.runs.checkpoint_io import AtomicCheckpointIO
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 TINY = {"depths": [1], "widths": [8], "stem_width": 8}
 SCORE = "val/acc_of_test"
 

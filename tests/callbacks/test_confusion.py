@@ -33,7 +33,7 @@ from cifar_resnets.callbacks.confusion import Confusion, Evaluated, class_accura
 from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.errors import ConfigurationError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 FIGURES = ["calibration", "class_accuracy", "matrix", "pairs", "precision_recall"]
 QUICK = {"limit_train_batches": 2, "limit_val_batches": 1.0, "max_epochs": 1}

@@ -26,7 +26,7 @@ from torch import nn
 from cifar_resnets.callbacks import dashboard
 from cifar_resnets.callbacks.dashboard import Dashboard, Stopwatch, scalars_layout
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 NAMES = [str(digit) for digit in range(10)]
 

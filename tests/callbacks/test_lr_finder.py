@@ -50,7 +50,7 @@ Finder = functools.partial(LRFinder, num_steps=40, min_lr=1e-3)
 Counted = functools.partial(Counting, num_steps=40, min_lr=1e-3)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 # Nothing else changes.

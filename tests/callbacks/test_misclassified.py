@@ -28,7 +28,7 @@ from cifar_resnets.classifier import ImageClassifier
 from cifar_resnets.data.digits import Digits
 from cifar_resnets.errors import ConfigurationError
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 SIZE = (700, 66 + 4 * 104)
 WORST, SAME = "val_misclassified/most_confident", "val_misclassified/same_images"

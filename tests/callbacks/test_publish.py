@@ -67,7 +67,7 @@ def test_trackers_show_the_pictures_too() -> None:
     assert not has_pictures(SimpleNamespace(loggers=[CSVLogger("a")]))
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 class Due(Callback):

@@ -21,7 +21,7 @@ FOLDER = TINY.replace("class_path: Digits", "class_path: ImageFolder").replace(
     "{batch_size: 40, num_train: 200}", "{batch_size: 16, root: images, image_size: 16}"
 ) + "explain: null\n"  # fmt: skip
 UNTESTED = ("--trainer.limit_test_batches", "0")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 def fitted(folder: Path, text: str, *args: str) -> Path:

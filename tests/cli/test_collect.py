@@ -288,6 +288,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.process
 def test_real_runs(real: Path) -> None:
     accuracies = [read_json(real / f"logs/tiny/version_{number}/test.json")["accuracy"] for number in range(2)]
     document = json.loads(run("collect", "--format", "json", cwd=real).out)
@@ -315,6 +316,7 @@ def test_the_validation_accuracy_is_that_which_chose_the_checkpoint(real: Path) 
     assert read_json(report)["accuracy"] == pytest.approx(found.val_accuracy, abs=1e-6)
 
 
+@pytest.mark.process
 def test_a_real_configuration_that_was_cut_off_is_not_taken_for_another(real: Path, tmp_path: Path) -> None:
     source = real / "logs/tiny/version_0"
     expected, lines = read_trained(source).setup, (source / "config.yaml").read_text().splitlines(keepends=True)

@@ -22,7 +22,7 @@ from cifar_resnets.__main__ import main
 from cifar_resnets.export import files
 from cifar_resnets.inference.classifier import load
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 Run = Callable[..., Result]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import PLAIN, Result, shell
+from processes import run
+from support import PLAIN, Result
 
 Run = Callable[..., Result]
 METHODS = ("valley", "steep", "minimum", "slide")
@@ -23,7 +24,7 @@ trainer:
 ONE_CYCLE = "model: {schedule: {class_path: OneCycle, init_args: {lr_min: found}}}"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture
@@ -74,11 +75,12 @@ def test_the_table_of_a_recipe_and_nothing_else(cli: Run, tiny: tuple[str, str],
 
 @pytest.mark.process
 def test_as_a_process(tiny: tuple[str, str], tmp_path: Path) -> None:
-    before = contents(tmp_path)
-    result = shell("find-lr", *tiny, *SHORT, "--plot", "curve.png", cwd=tmp_path, OMP_NUM_THREADS="1")
+    before = contents(tmp_path).keys()
+    result = run("find-lr", *tiny, *SHORT, "--plot", "curve.png", cwd=tmp_path)
     check_table(result, 1e-4, 1)
     assert "written: curve.png\n" in result.out
-    assert contents(tmp_path).keys() - before.keys() == {str(tmp_path / "curve.png")}
+    files = {str(tmp_path / name) for name in ("curve.png", ".out-0", ".err-0")}  # two for what it prints
+    assert contents(tmp_path).keys() - before == files
 
 
 def test_what_is_typed_is_used(cli: Run, tiny: tuple[str, str]) -> None:

@@ -16,7 +16,7 @@ from support import TINY, Result, read_json
 from cifar_resnets.__main__ import main
 from cifar_resnets.runs.checkpoint_file import read_checkpoint_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 # the rate explodes after the second epoch
 WORSE = (
     "lr: 50.0\n  schedule: {class_path: Constant, init_args: {warmup_epochs: 2, warmup_factor: 0.0001, "

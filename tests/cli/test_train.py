@@ -18,6 +18,8 @@ from support import PLAIN, TINY, TINY_NETWORK, WITHOUT_PICTURES, Result, needs_c
 from torch._dynamo.exc import InternalTorchDynamoError
 from torch._inductor.exc import InvalidCxxCompiler
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Result]
 
 

@@ -32,7 +32,7 @@ from cifar_resnets.export.programs import (
 from cifar_resnets.inference.classifier import TrainedClassifier
 from cifar_resnets.models.resnet import ARCHITECTURES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 EVERY = "CIFAR_RESNETS_EVERY_NETWORK"
 KINDS = {"onnx": (export_onnx, onnx_runner), "torch_export": (export_program, program_runner)}
 # tiny networks of all kinds, which timm has for tests like this one

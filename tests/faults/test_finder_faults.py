@@ -34,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     """The weights of a run in which nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny.yaml").write_text(RECIPE + "explain: null\n")
-    ends_well(run("fit", "-c", "tiny.yaml", cwd=folder), "(valley of 50 steps, ")
+    ends_well(run("fit", "-c", "tiny.yaml", cwd=folder), f"(valley of {NUM_STEPS} steps, ")
     return weights(folder / FIRST)
 
 
@@ -77,7 +77,7 @@ def test_ended_in_the_middle(folder: Path, undisturbed: Any, signum: int, num_st
     assert not [name for name in left if name.endswith(".ckpt") or name.startswith("lr_finder")], left
     before = files_in(folder)
     again = run("fit", "-c", "tiny.yaml", "--ckpt_path", "auto", cwd=folder)
-    ends_well(again, "learning rate: ", "(valley of 50 steps, ", "accuracy: ")
+    ends_well(again, "learning rate: ", f"(valley of {NUM_STEPS} steps, ", "accuracy: ")
     (run_dir,) = (path.parent.parent for path in folder.rglob("last.ckpt"))
     assert run_dir in (folder / FIRST, folder / "logs/tiny/version_1")
     for name, tensor in weights(run_dir).items():

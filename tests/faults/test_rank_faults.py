@@ -95,10 +95,32 @@ def wait_until(condition: object, seconds: float) -> bool:
     return False
 
 
+@contextmanager
+def ranks(cwd: Path, strategy: str, *args: str) -> Iterator[processes.Process]:
+    """Starts two ranks, of which nothing is left in the end.
+
+    With `ddp`, rank 0 is the user's process, and starts the other one as a process of its own. With `ddp_fork`, both
+    are forks of the user's process, which ends last.
+    """
+    (cwd / "tiny.yaml").write_text(TINY)
+    process = processes.Process(*fit(strategy, *args), cwd=cwd, env={"PYTHONPATH": PATH})
+    try:
+        yield process
+    finally:
+        process.kill_session()
+
+
 def ddp(cwd: Path, *args: str) -> Result:
-    """Runs ranks that Lightning starts: rank 0 is the user's process, and starts the others."""
-    with started([sys.executable, "-m", "cifar_resnets", *fit("ddp", *args)], cwd) as process:
-        return end_of(process, cwd / "err")
+    """Runs ranks that Lightning starts."""
+    with ranks(cwd, "ddp", *args) as process:
+        return end_of_ranks(process)
+
+
+def end_of_ranks(process: processes.Process) -> Result:
+    """Waits until somebody has said something, and then 30 s at most for the end of all processes."""
+    assert wait_until(lambda: process.err or not process.is_alive, 180)
+    assert wait_until(lambda: not process.is_alive and not session(process.pid), 30), session(process.pid)
+    return process.wait()
 
 
 @fault("rank killed in training (Lightning's launcher)")
@@ -139,7 +161,8 @@ def test_rank_1_in_training(tmp_path: Path) -> None:
 @fault("rank fails in training (Lightning's launcher)")
 def test_rank_0_in_training(tmp_path: Path) -> None:
     line = "cifar-resnets: last.ckpt: No space left on device\n"
-    assert ddp(tmp_path, *failing(FULL, "on_save_checkpoint", 0)) == Result(6, "", line)
+    result = ddp(tmp_path, *failing(FULL, "on_save_checkpoint", 0))
+    assert (result.status, result.err) == (6, line)
 
 
 @fault("bug in a rank, at the end of its work (Lightning's launcher)")
@@ -152,12 +175,10 @@ def test_bug_at_the_end(tmp_path: Path) -> None:
 
 @fault("SIGTERM to rank 0 alone (Lightning's launcher)")
 def test_sigterm_to_rank_0(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cifar_resnets", *fit("ddp", "--trainer.max_epochs", "500")]
-    with started(command, tmp_path) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("epoch   2/500") for line in process.stdout)
-        process.terminate()
-        result = end_of(process, tmp_path / "err")
+    with ranks(tmp_path, "ddp", "--trainer.max_epochs", "500") as process:
+        process.wait_for(lambda: process.out.count("epoch ") >= 2)
+        process.signal(signal.SIGTERM)
+        result = end_of_ranks(process)
     one_line(result, 143, f"stopped by SIGTERM; {CHECKPOINT}")
 
 
@@ -250,24 +271,19 @@ def test_rank_0_requeues_the_job_before_the_others_end(tmp_path: Path) -> None:
         assert (ranks[1].wait(30).status, ranks[1].err) == (75, "")
 
 
-@contextmanager
-def forks(cwd: Path, *args: str) -> Iterator[processes.Process]:
-    """Starts ranks that are forks of the user's process, which ends last."""
-    (cwd / "tiny.yaml").write_text(TINY)
-    process = processes.Process(*fit("ddp_fork", *args), cwd=cwd)
-    try:
-        yield process
-        assert not session(process.pid)
-    finally:
-        process.kill_session()
+def end_of_forks(process: processes.Process) -> Result:
+    """Waits for the end of the user's process, after which there is no other."""
+    result = process.wait(60)
+    assert not session(process.pid)
+    return result
 
 
 @fault("SIGTERM to the process that waits for its forks")
 def test_signal_to_the_process_that_waits(tmp_path: Path) -> None:
-    with forks(tmp_path, "--trainer.max_epochs", "500") as process:
+    with ranks(tmp_path, "ddp_fork", "--trainer.max_epochs", "500") as process:
         process.wait_for(lambda: process.out.count("epoch ") >= 2)
         process.signal(signal.SIGTERM)
-        one_line(process.wait(60), 143, f"stopped by SIGTERM; {CHECKPOINT}")
+        one_line(end_of_forks(process), 143, f"stopped by SIGTERM; {CHECKPOINT}")
 
 
 @fault("rank fails (forks)")
@@ -279,15 +295,15 @@ def test_signal_to_the_process_that_waits(tmp_path: Path) -> None:
     ],
 )
 def test_forks(tmp_path: Path, what: str, hook: str, status: int, line: str) -> None:
-    with forks(tmp_path, *failing(what, hook, 1)) as process:
-        result = process.wait(60)
+    with ranks(tmp_path, "ddp_fork", *failing(what, hook, 1)) as process:
+        result = end_of_forks(process)
     assert (result.status, result.err) == (status, f"{line}\n")
 
 
 @fault("bug in a rank (forks)")
 def test_bug_in_a_fork(tmp_path: Path) -> None:
-    with forks(tmp_path, *failing(BUG, "on_validation_start", 1)) as process:
-        result = process.wait(60)
+    with ranks(tmp_path, "ddp_fork", *failing(BUG, "on_validation_start", 1)) as process:
+        result = end_of_forks(process)
     assert result.status == 1
     assert "Process 1 terminated with the following error" in result.err
     assert "in fail" in result.err and "Connection closed" not in result.err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from faults.matrix import ends_well, fault, files_in, leaves_nothing, one_line
 from processes import run
-from support import TINY
+from support import PLAIN, TINY
 
 pytestmark = pytest.mark.process
 
@@ -156,7 +156,7 @@ def test_refused_later(tmp_path: Path, args: str, culprits: tuple[str, ...]) -> 
 
 @fault("a figure to stop by that there is not")
 def test_early_stopping_by_nothing(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(PLAIN)
     before = files_in(tmp_path)
     stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/accuracy")
     one_line(run("fit", "-c", "tiny.yaml", *stop, cwd=tmp_path), 2, "val/accuracy", "did you mean val/acc")
@@ -165,7 +165,7 @@ def test_early_stopping_by_nothing(tmp_path: Path) -> None:
 
 @fault("a figure to choose the best checkpoint by that there is not")
 def test_best_by_nothing(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(PLAIN)
     before = files_in(tmp_path)
     best = ("--checkpoint.monitor", "accuracy")
     one_line(run("fit", "-c", "tiny.yaml", *best, cwd=tmp_path), 2, "monitor", "accuracy", "such as val/loss, val/acc")

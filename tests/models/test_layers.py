@@ -344,6 +344,7 @@ def check_export(network, strict):
         torch.testing.assert_close(program.module()(images), network(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_export_for_any_batch_size(name, strict):

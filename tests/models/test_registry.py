@@ -17,6 +17,8 @@ from torch import nn
 from cifar_resnets.errors import CheckpointError, ConfigurationError
 from cifar_resnets.models.registry import create_network, try_network, weights_elsewhere, without_weights
 
+pytestmark = pytest.mark.long
+
 
 def test_a_network_that_takes_them_is_left_as_it_was() -> None:
     network = timm.create_model("cifar_resnet20", num_classes=3).train()

@@ -25,6 +25,8 @@ from cifar_resnets.data.digits import Digits
 from cifar_resnets.errors import CheckpointError
 from cifar_resnets.models.weights import load_weights
 
+pytestmark = pytest.mark.long
+
 # Networks as the common public trainers write them: independent of ours, names and all.
 
 

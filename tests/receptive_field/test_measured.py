@@ -68,6 +68,7 @@ def test_every_shortcut_agrees_in_every_layer(shortcut):
     check(verify(network, (32, 40)), 7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OTHERS)
 def test_networks_of_timm_agree(name):
     keywords, size = OTHERS[name]

@@ -34,6 +34,7 @@ def without_weights(make, *args, **kwargs):
 # Published tables.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", read("architectures.csv"), ids=lambda row: row["name"])
 def test_architectures(row):
     name, *option = row["name"].split(" option ")

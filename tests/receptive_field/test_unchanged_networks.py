@@ -13,6 +13,7 @@ from cifar_resnets.receptive_field.measured import verify
 from cifar_resnets.receptive_field.theory import summarize
 from cifar_resnets.support.sandbox import exchanged
 
+pytestmark = pytest.mark.long
 BOTH = pytest.mark.parametrize("use", [summarize, verify], ids=["summarize", "verify"])
 
 

@@ -52,6 +52,7 @@ def test_a_run_that_was_only_tested_has_none() -> None:
     assert search_panel(lost) is None
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", [(1e308, 1.0), (-1e99, 1e99), (5e-324, 2.0), (0.0, 1e-320), (np.nan, 0.0)])
 @pytest.mark.parametrize("places", [(1.0, 2.0), (1.0, 1e308), (1e-320, 1e-300), (1e-99, 1e99)])

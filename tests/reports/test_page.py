@@ -23,6 +23,8 @@ from cifar_resnets.reports import classes, curves
 from cifar_resnets.reports.page import render, write_report
 from cifar_resnets.results.run_folder import KNOWN, read_run
 
+pytestmark = pytest.mark.long
+
 ELEMENTS = set(
     "html head meta link title style body header main nav section h1 h2 h3 p a b strong small span div bdi code pre "
     "details summary dl dt dd ul li table caption thead tbody tr th td figure figcaption img br "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import interpreter
 from support import WITHOUT_PICTURES, Result
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +25,16 @@ def script(name: str, *args: str, **env: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
-def test_every_part_of_the_gpu_check_runs_without_a_gpu(image_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python() -> Iterator[str]:
+    """An interpreter that has imported what the scripts' programs import, each of which begins with that otherwise."""
+    with interpreter() as command:
+        yield str(command)
+
+
+def test_every_part_of_the_gpu_check_runs_without_a_gpu(image_folder: Path, python: str, tmp_path: Path) -> None:
     args = ("--accelerator", "cpu", "--tiny", "--images", str(image_folder), "--output", str(tmp_path))
-    done = script("gpu_check.sh", *args)
+    done = script("gpu_check.sh", *args, PYTHON=python)
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "gpu_check.md").read_text()
     assert [line[3:] for line in report.splitlines() if line.startswith("## ")] == list(PARTS)
@@ -82,12 +90,12 @@ def test_every_row_of_the_results_is_a_command_that_parses(cli: Callable[..., Re
     assert config["model"]["network_args"] == {"shortcut": "exclusive_gating"}
 
 
-def test_the_results_need_images_and_run_each_seed_once(image_folder: Path, tmp_path: Path) -> None:
+def test_the_results_need_images_and_run_each_seed_once(image_folder: Path, python: str, tmp_path: Path) -> None:
     assert "give --images" in script("results.sh").stderr
     row = ("degradation/plain20", "--", "--trainer.max_epochs", "1", "--data.batch_size", "8", *WITHOUT_PICTURES)
     args = ("--images", str(image_folder), "--logs", str(tmp_path), *row)
-    done = script("results.sh", *args)
+    done = script("results.sh", *args, PYTHON=python)
     assert "| degradation/plain20 | cifar_plain20 |" in done.stdout, done.stderr
     assert (tmp_path / "seed_0/degradation/plain20/version_0/test.json").exists()
-    script("results.sh", *args)
+    script("results.sh", *args, PYTHON=python)
     assert not (tmp_path / "seed_0/degradation/plain20/version_1").exists()

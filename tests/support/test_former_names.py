@@ -19,6 +19,8 @@ from cifar_resnets.runs.checkpoint_file import EVALUATE, RESUME, read_checkpoint
 from cifar_resnets.support.former_names import NOW, current_names
 from cifar_resnets.training.schedules import OneCycle
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Result]
 FORMER = Path(__file__).parents[1] / "fixtures/v0.1.0"
 BEST, LAST = (str(FORMER / f"checkpoints/{name}.ckpt") for name in ("best", "last"))

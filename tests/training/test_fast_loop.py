@@ -30,7 +30,7 @@ from cifar_resnets.data.digits import Digits
 from cifar_resnets.training.fast_loop import HOOKS, FastEpochLoop, listeners
 from cifar_resnets.training.schedules import Constant, OneCycle
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 class Diary(pl.Callback):

@@ -24,7 +24,7 @@ from cifar_resnets.errors import ConfigurationError
 from cifar_resnets.training.freezing import Freezing, frozen_names, frozen_norms
 from cifar_resnets.training.schedules import Constant
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 NETWORK = {"depths": [1, 1], "widths": [4, 8], "stem_width": 4}
 HEAD = {"fc.weight", "fc.bias"}
