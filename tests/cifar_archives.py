@@ -4,16 +4,24 @@ import contextlib
 import hashlib
 import http.server
 import io
+import json
+import os
 import pickle
+import shutil
 import tarfile
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torchvision
+from PIL import Image
 
-from cifar_resnets.data import cifar
+from cifar_resnets.data import cifar, cifar_archive, cifar_files, download
 from cifar_resnets.data.cifar import CIFAR10
+from cifar_resnets.errors import DataError
 
 NUM_EACH = 6  # images a batch file
 TOLD = ("url", "tgz_md5", "train_list", "test_list", "meta")
@@ -24,6 +32,12 @@ def md5(content):
     return hashlib.md5(content).hexdigest()
 
 
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
 def tar_of(members):
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
@@ -32,6 +46,45 @@ def tar_of(members):
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return packed.getvalue()
+
+
+def message_of(call, error=DataError):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@contextlib.contextmanager
+def folder_without_permission():
+    """A folder that may be read and not be written, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    is_root = os.geteuid() == 0
+    try:
+        nobody = 65534
+        if is_root:
+            try:
+                os.seteuid(nobody)
+                os.seteuid(0)
+            except OSError:
+                pytest.skip("root may write everywhere, and its rights cannot be dropped here")
+
+        @contextlib.contextmanager
+        def closed():
+            folder.chmod(0o555)
+            if is_root:
+                os.seteuid(nobody)
+            try:
+                yield
+            finally:
+                if is_root:
+                    os.seteuid(0)
+                folder.chmod(0o755)
+
+        yield folder, closed
+    finally:
+        shutil.rmtree(folder)
 
 
 class Tiny:
@@ -45,7 +98,7 @@ class Tiny:
             names = [name for name, _ in getattr(self.source, key)]
             for name in names:
                 rows = rng.integers(0, 256, (num_each, 3072), dtype=np.uint8)
-                labels = rng.integers(0, len(module._names), num_each).tolist()
+                labels = rng.permutation(np.arange(num_each) % len(module._names)).tolist()
                 fine = "labels" if module is CIFAR10 else "fine_labels"
                 coarse, files = [label % 20 for label in labels], [f"{name}_s_{n:06}.png" for n in range(num_each)]
                 batch = {"data": rows, fine: labels, "coarse_labels": coarse}
@@ -66,10 +119,17 @@ class Tiny:
     def set_archive(self, content):
         self.archive = content
         self.monkeypatch.setattr(self.source, "tgz_md5", md5(content))
+        self.monkeypatch.setitem(cifar_archive.SIZES, self.source.__name__, len(content))
+        self.monkeypatch.setitem(cifar_archive.MIRRORS, self.source.__name__, ())
+
+    def set_mirrors(self, *urls):
+        self.monkeypatch.setitem(cifar_archive.MIRRORS, self.source.__name__, urls)
 
     def told(self):
-        """What torchvision's class has been told, for `tell` in another process."""
-        return self.source.__name__, {name: getattr(self.source, name) for name in TOLD}
+        """What the classes have been told, for `tell` in another process."""
+        name = self.source.__name__
+        values = {name: getattr(self.source, name) for name in TOLD}
+        return name, values, cifar_archive.SIZES[name], cifar_archive.MIRRORS[name]
 
     def write_folder(self, folder):
         folder.mkdir(parents=True)
@@ -77,25 +137,59 @@ class Tiny:
             (folder / name).write_bytes(content)
         return folder
 
-    def check(self, root):
+    def write_binary(self, folder):
+        """The binary version, as CIFAR's own page describes it."""
+        folder.mkdir(parents=True)
+        kept = cifar_files.BINARY[self.source.__name__]
+        checksums = {}
+        for split, names in kept[1].items():
+            rows, labels = np.concatenate(self.rows[f"{split}_list"]), self.labels[f"{split}_list"]
+            first = [[n % 20, n] if self.module is not CIFAR10 else [n] for n in labels]
+            parts = np.array_split(np.hstack([np.array(first, np.uint8), rows]), len(names))
+            contents = dict(zip(names, (part.tobytes() for part in parts), strict=True))
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+            checksums[split] = {name: names[name] and md5(content) for name, content in contents.items()}
+        self.monkeypatch.setitem(cifar_files.BINARY, self.source.__name__, (kept[0], checksums))
+        return folder
+
+    def write_parquet(self, path, split, names=None, **columns):
+        """A file as Hugging Face's hub has it, with other columns if they are given."""
+        import pyarrow.parquet
+
+        label = "label" if self.module is CIFAR10 else "fine_label"
+        labels = self.labels[f"{split}_list"]
+        images = [{"bytes": png(image), "path": None} for image in self.pixels(split)]
+        coarse = [n % 20 for n in labels]
+        table = pyarrow.table({"img": images, label: labels, "coarse_label": coarse} | columns)
+        feature = {"names": names or self.module._names, "_type": "ClassLabel"}
+        metadata = {"huggingface": json.dumps({"info": {"features": {label: feature}}})}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+    def pixels(self, split):
+        """The images as CIFAR's own description says: 1024 red values row by row, then green, then blue."""
+        rows = np.concatenate(self.rows[f"{split}_list"])
+        return np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
+
+    def check(self, root, has_names=True):
         data = self.module(str(root))
         data.prepare_data()
         for split in ("train", "test"):
             images, labels = data.load(split)
-            rows = np.concatenate(self.rows[f"{split}_list"])
-            # CIFAR's own description: 1024 red values row by row, then green, then blue
-            expected = np.stack([rows[:, 1024 * c : 1024 * (c + 1)].reshape(-1, 32, 32) for c in range(3)], axis=-1)
             assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
-            np.testing.assert_array_equal(images, expected)
+            np.testing.assert_array_equal(images, self.pixels(split))
             assert labels.tolist() == self.labels[f"{split}_list"]
-            assert data.file_names(split) == self.files[f"{split}_list"]
+            assert data.file_names(split) == (self.files[f"{split}_list"] if has_names else None)
 
 
-def tell(name, values, timeout=None):
-    """Tells torchvision's class of a name the checksums and the URL of a `Tiny`, for good; and when to give up."""
+def tell(name, values, size, mirrors, constants):
+    """Tells the classes of a name the checksums and the addresses of a `Tiny`, for good, and `download` its limits."""
     for key, value in values.items():
         setattr(getattr(torchvision.datasets, name), key, value)
-    cifar.TIMEOUT = timeout or cifar.TIMEOUT
+    cifar_archive.SIZES[name], cifar_archive.MIRRORS[name] = size, mirrors
+    for key, value in constants.items():
+        setattr(download, key, value)
 
 
 @contextlib.contextmanager
@@ -113,7 +207,7 @@ def serving(respond):
     requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
@@ -133,6 +227,37 @@ def sends(content, length=None, pause=0.0):
             handler.wfile.write(content)
 
     return respond
+
+
+class Host:
+    """Hands out a content as a web server does.
+
+    Args:
+        content: all of it.
+        ranges: whether it sends the part that it is asked for.
+        breaks: after how many bytes each of the first connections ends.
+        pause: seconds between two of ten pieces.
+    """
+
+    def __init__(self, content, ranges=True, breaks=(), pause=0.0):
+        self.content, self.ranges, self.breaks, self.pause = content, ranges, list(breaks), pause
+        self.wanted = []  # from which byte on, for each request
+
+    def __call__(self, handler):
+        start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.wanted.append(start)
+        start = start if self.ranges else 0
+        body = self.content[start:]
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        body = body[: self.breaks.pop(0)] if self.breaks else body
+        with contextlib.suppress(OSError):
+            for piece in np.array_split(np.frombuffer(body, np.uint8), 10 if self.pause else 1):
+                handler.wfile.write(piece.tobytes())
+                time.sleep(self.pause)
 
 
 def archives():

@@ -34,7 +34,7 @@ ADDED = {
     **dict.fromkeys(("data.init_args.augment.crop_ratio", "data.init_args.augment.crop_scale"), "null"),
     **{"model.layer_decay": "1.0", "data.init_args.resize": "squash"},
 }
-CIFAR = "cifar_resnets.data.cifar."  # wherever its folder is, the images are the same
+CIFAR = "cifar_resnets.data.cifar."  # wherever it comes from, the images are the same
 FINDER = ".LRFinder"
 LR_MIN = "model.schedule.init_args.lr_min"
 
@@ -188,7 +188,8 @@ def comparable_settings(config: Mapping[str, Any]) -> dict[str, str]:
     if any(each["class_path"].endswith(FINDER) for each in callbacks):
         settings["model.lr"] = "found"
         settings |= {LR_MIN: "found"} if settings.get(LR_MIN, "null") != "null" else {}
-    left_out = [*NOT_COMPARED, *(["data.init_args.root"] if settings["data.class_path"].startswith(CIFAR) else [])]
+    places = ["data.init_args.root", "data.init_args.urls"] if settings["data.class_path"].startswith(CIFAR) else []
+    left_out = [*NOT_COMPARED, *places]
     compared = {key: value for key, value in settings.items() if ADDED.get(key) != value}
     return {key: value for key, value in compared.items() if not any(_is_below(key, each) for each in left_out)}
 

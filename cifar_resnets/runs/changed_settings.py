@@ -35,13 +35,14 @@ SETTINGS = {
     "trainer.gradient_clip_algorithm trainer.deterministic trainer.sync_batchnorm trainer.devices trainer.accelerator "
     "trainer.limit_val_batches trainer.val_check_interval trainer.check_val_every_n_epoch",
     LENGTH: "trainer.max_epochs trainer.max_steps",
-    SILENT: "model.channels_last model.compile model.fast data.eval_batch_size trainer.min_epochs trainer.min_steps "
-    "trainer.max_time trainer.limit_test_batches trainer.limit_predict_batches trainer.num_sanity_val_steps "
-    "trainer.callbacks trainer.logger trainer.log_every_n_steps trainer.profiler trainer.strategy trainer.num_nodes "
-    "trainer.plugins trainer.benchmark trainer.detect_anomaly trainer.inference_mode trainer.default_root_dir "
-    "trainer.enable_checkpointing trainer.enable_progress_bar trainer.enable_model_summary "
-    "trainer.enable_autolog_hparams trainer.model_registry trainer.use_distributed_sampler "
-    "trainer.reload_dataloaders_every_n_epochs trainer.fast_dev_run trainer.barebones",
+    SILENT: "model.channels_last model.compile model.fast data.eval_batch_size data.urls trainer.min_epochs "
+    "trainer.min_steps trainer.max_time trainer.limit_test_batches trainer.limit_predict_batches "
+    "trainer.num_sanity_val_steps trainer.callbacks trainer.logger trainer.log_every_n_steps trainer.profiler "
+    "trainer.strategy trainer.num_nodes trainer.plugins trainer.benchmark trainer.detect_anomaly "
+    "trainer.inference_mode trainer.default_root_dir trainer.enable_checkpointing trainer.enable_progress_bar "
+    "trainer.enable_model_summary trainer.enable_autolog_hparams trainer.model_registry "
+    "trainer.use_distributed_sampler trainer.reload_dataloaders_every_n_epochs trainer.fast_dev_run "
+    "trainer.barebones",
     UNUSED: "model.weights model.weights_strict model.pretrained",
 }
 KIND = {name: kind for kind, names in SETTINGS.items() for name in names.split()}

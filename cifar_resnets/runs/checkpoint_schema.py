@@ -121,7 +121,7 @@ SOURCE = {
     **dict.fromkeys(("mean?", "std?"), Maybe(Many(NUMBER))),
     **dict.fromkeys(("root?", "background?", "resize?"), TEXT),
     "image_size?": Maybe(COUNT),
-    **{"test_fraction?": Maybe(NUMBER), "split_file?": Maybe(TEXT)},
+    **{"test_fraction?": Maybe(NUMBER), "split_file?": Maybe(TEXT), "urls?": Kind("null", lambda value: value is None)},
 }
 # of Lightning 2.6, which takes over the counters as attributes
 COUNTS = Only({"ready": COUNT, "completed": COUNT, "started?": COUNT, "processed?": COUNT})

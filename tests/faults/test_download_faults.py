@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cifar_archives import PROXIES, Tiny, archives, sends, serving, tell
+from cifar_archives import PROXIES, Host, Tiny, archives, sends, serving, tell
 from faults.matrix import ends_well, fault, files_in, leaves_nothing, one_line
 from processes import Process
 from support import TINY, Result
 
 from cifar_resnets.data.cifar import CIFAR10
+from cifar_resnets.data.download import host_of
 
 pytestmark = pytest.mark.process
 
@@ -29,6 +30,7 @@ GROUP = "download"
 NOBODY = 65534
 RECIPE = TINY.replace("class_path: Digits", "class_path: CIFAR10").replace("num_train: 200", "root: data")
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+PART = f"{ARCHIVE}.part"
 
 
 class Place:
@@ -41,9 +43,10 @@ class Place:
         (path / "recipe.yaml").write_text(RECIPE + "explain: null\n")
         self.before = files_in(path)
 
-    def start(self, timeout: float | None = None, uid: int | None = None) -> Process:
-        """Starts a fit that knows of nothing but the small archive, and of no proxy."""
-        source = partial(tell, *self.tiny.told(), timeout)
+    def start(self, uid: int | None = None, **limits: float) -> Process:
+        """Starts a fit that knows of nothing but the small archive, and of no proxy; with limits of `download`."""
+        limits = {"PAUSE": 0.0, **limits}
+        source = partial(tell, *self.tiny.told(), limits)
         # one batch: a whole run shows no more of the images, and takes twice as long
         quick = ("fit", "-c", "recipe.yaml", "--trainer.fast_dev_run", "true")
         return Process(*quick, cwd=self.path, env=dict.fromkeys(PROXIES), uid=uid, before=source)
@@ -104,7 +107,7 @@ def test_no_network(place: Place, monkeypatch: pytest.MonkeyPatch, reason: str) 
         free.bind(("127.0.0.1", 0))  # bound and not listening: refuses
         host = f"127.0.0.1:{free.getsockname()[1]}" if reason == "refused" else "no-such-host.invalid"
         monkeypatch.setattr(place.tiny.source, "url", f"http://{host}/{ARCHIVE}")
-        place.check_failed(place.fit(), 3, host, "cannot be downloaded")
+        place.check_failed(place.fit(), 3, f"{host} (", "cannot be downloaded")
 
 
 def redirects(handler: Any) -> None:
@@ -113,46 +116,84 @@ def redirects(handler: Any) -> None:
     handler.end_headers()
 
 
-@pytest.mark.parametrize(
-    ("respond", "said"),
-    [
-        pytest.param(lambda h: h.send_error(404), "404", marks=fault("HTTP 404")),
-        pytest.param(lambda h: h.send_error(500), "500", marks=fault("HTTP 500")),
-        pytest.param(redirects, "redirect", marks=fault("a server that redirects for ever")),
-        pytest.param(lambda h: h.wfile.write(b"220 ready\r\n"), "220", marks=fault("no HTTP server")),
-        pytest.param(sends(b"<html>Log in first</html>"), "md5 is wrong", marks=fault("a login page in its place")),
-        pytest.param(sends(b"x" * 50, 1000), "after 50 of 1,000 bytes", marks=fault("a server that stops half-way")),
-        pytest.param(sends(b"", 0), "md5 is wrong", marks=fault("an empty archive from the server")),
-    ],
-)
-def test_bad_servers(place: Place, serve: Any, respond: Callable[[Any], None], said: str) -> None:
-    serve(respond)
-    place.check_failed(place.fit(), 3, place.tiny.source.url, said)
+BAD_SERVERS: dict[str, Callable[[Any], None]] = {
+    "HTTP Error 404": lambda handler: handler.send_error(404),
+    "HTTP Error 500": lambda handler: handler.send_error(500),
+    "redirect": redirects,
+    "220 ready": lambda handler: handler.wfile.write(b"220 ready\r\n"),
+    "of 12 instead of": sends(b"<html>Log in"),
+    "of 1,000,000 instead of": sends(b"x" * 50, 10**6),
+    "of 0 instead of": sends(b""),
+}
+
+
+@fault("servers that refuse, redirect or lie", tries=7)
+def test_bad_servers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(serving(each))[0] for each in BAD_SERVERS.values()]
+        place.tiny.set_mirrors(*urls[:-1])
+        monkeypatch.setattr(place.tiny.source, "url", urls[-1])
+        result = place.fit()
+    place.check_failed(result, 3, "cannot be downloaded: ", *map(host_of, urls), *BAD_SERVERS)
 
 
 @fault("a server that falls silent")
 def test_silent_server(place: Place, serve: Any) -> None:
     serve(sends(place.tiny.archive, pause=30))
-    place.check_failed(place.fit(timeout=0.5), 3, place.tiny.source.url, "timed out")
+    place.check_failed(place.fit(SLOW_SECONDS=0.5), 3, host_of(place.tiny.source.url), "timed out")
+
+
+@fault("a server that stops half-way, and goes on for the next run")
+def test_server_that_stops(place: Place, serve: Any) -> None:
+    host = Host(place.tiny.archive, breaks=[1000, 0])
+    serve(host)
+    line = one_line(place.fit(), 3, host_of(place.tiny.source.url), "the connection ended after 1,000 of")
+    assert f"1,000 bytes are kept in {place.data / PART}, to go on there next time; put {ARCHIVE}" in line
+    ends_well(place.fit(), f"{PART} goes on")
+    assert host.wanted == [0, 1000, 1000]
+    place.check_complete()
+
+
+@fault("a mirror that refuses, one that crawls, one with other bytes")
+def test_bad_mirrors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = place.tiny.archive
+    crawls = Host(archive, pause=0.3)
+    with contextlib.ExitStack() as stack:
+        hosts = [lambda h: h.send_error(403), crawls, sends(archive[1:] + b"x"), good := Host(archive)]
+        urls = [stack.enter_context(serving(each))[0] for each in hosts]
+        place.tiny.set_mirrors(*urls[:3])
+        monkeypatch.setattr(place.tiny.source, "url", urls[3])
+        result = place.fit(SLOW_SECONDS=0.5, SLOW_RATE=10**9)
+    ends_well(
+        result,
+        f"{host_of(urls[0])}: HTTP Error 403",
+        f"{host_of(urls[1])}: it delivers ",
+        f"{host_of(urls[2])}: something else came",
+    )
+    assert good.wanted == [0]  # the third one has spoilt what the second one had sent
+    place.check_complete()
 
 
 @fault("an archive with another checksum from the server")
 def test_wrong_checksum(place: Place, serve: Any) -> None:
     serve(sends(place.tiny.archive[:-1] + b"x"))
-    place.check_failed(place.fit(), 3, place.tiny.source.url, "md5 is wrong")
+    place.check_failed(place.fit(), 3, host_of(place.tiny.source.url), "md5 is wrong")
 
 
 # Several at once, and the end in the middle.
 
 
 class Slow:
-    """Sends the first half, and the rest when it may; later requests get all at once."""
+    """Sends the first half, and the rest when it may; later requests get what they lack at once."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.may_end, self.is_half_way = content, threading.Event(), threading.Event()
+        self.rest = Host(content)
 
     def __call__(self, handler: Any) -> None:
-        is_first = not self.is_half_way.is_set()
+        if self.is_half_way.is_set():
+            self.rest(handler)
+            return
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(self.content)))
         handler.end_headers()
@@ -160,8 +201,7 @@ class Slow:
             handler.wfile.write(self.content[: len(self.content) // 2])
             handler.wfile.flush()
             self.is_half_way.set()
-            if is_first:
-                self.may_end.wait(60)
+            self.may_end.wait(60)
             handler.wfile.write(self.content[len(self.content) // 2 :])
 
 
@@ -189,14 +229,17 @@ def test_ended_in_the_middle_and_started_again(place: Place, serve: Any, signum:
     requests = serve(slow)
     first = place.start()
     first.wait_for(slow.is_half_way.is_set)
+    first.wait_for(lambda: (place.data / PART).exists() and (place.data / PART).stat().st_size > 0)
     first.signal(signum)
     result = first.wait()
     assert result.status == status, result
     if signum != signal.SIGKILL:
-        place.check_failed(result, status, f"stopped by {signal.Signals(signum).name}", remedy=False)
+        one_line(result, status, f"stopped by {signal.Signals(signum).name}")
+        assert [path.name for path in place.data.iterdir()] == [PART]
     slow.may_end.set()
-    ends_well(place.fit(), "CIFAR10: ")
-    assert len(requests) == 2
+    kept = (place.data / PART).stat().st_size
+    ends_well(place.fit(), "CIFAR10: ", f"{PART} goes on")
+    assert len(requests) == 2 and slow.rest.wanted == [kept]
     place.check_complete()
 
 
@@ -331,15 +374,18 @@ def small_disk(place: Place) -> Iterator[Callable[[int], None]]:
         subprocess.run(["umount", str(path)], check=True)
 
 
-@pytest.mark.parametrize(
-    ("num_archives", "said"),
-    [
-        pytest.param(0.5, "cannot be downloaded", marks=fault("a disk that is full in a download")),
-        pytest.param(1.5, "cannot be unpacked", marks=fault("a disk that is full while the archive is unpacked")),
-    ],
-)
-def test_full_disk(place: Place, serve: Any, small_disk: Any, num_archives: float, said: str) -> None:
+@fault("a disk that is full in a download")
+def test_full_disk(place: Place, serve: Any, small_disk: Any) -> None:
     serve(sends(place.tiny.archive))
-    small_disk(int(num_archives * len(place.tiny.archive)) // 1024)
-    place.check_failed(place.fit(), 6, said, "No space left on device")
+    small_disk(len(place.tiny.archive) // 2 // 1024)
+    place.check_failed(place.fit(), 6, "cannot be downloaded", "No space left on device")
     assert shutil.disk_usage(place.data).used == 0
+
+
+@fault("a disk that is full while the archive is unpacked")
+def test_full_disk_while_it_is_unpacked(place: Place, serve: Any, small_disk: Any) -> None:
+    serve(sends(place.tiny.archive))
+    small_disk(int(1.5 * len(place.tiny.archive)) // 1024)
+    one_line(place.fit(), 6, f"{PART} cannot be unpacked", "No space left on device", f"put {ARCHIVE}")
+    assert [path.name for path in place.data.iterdir()] == [PART]  # it need not come again
+    assert (place.data / PART).read_bytes() == place.tiny.archive

@@ -44,6 +44,11 @@ def test_another_image_folder_is_other_data() -> None:
     assert comparable_settings(folders[0]) != comparable_settings(folders[1])
 
 
+def test_where_the_archive_came_from_is_no_setting() -> None:
+    mirrored = configuration(**{"data.init_args.urls": ["https://host/file"]})
+    assert comparable_settings(mirrored) == comparable_settings(CONFIG)
+
+
 def test_a_rate_that_was_found_is_no_setting() -> None:
     def settings(callbacks: list[Any], lr: float, lr_min: float | None) -> dict[str, str]:
         schedule = {**ONE_CYCLE, "init_args": {**ONE_CYCLE["init_args"], "lr_min": lr_min}}

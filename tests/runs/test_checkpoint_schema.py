@@ -107,6 +107,11 @@ HOSTILE: list[tuple[str, Change, str]] = [
     ("list as hyperparameters", lambda c: c.update(hyper_parameters=[1, 2]), "hyper_parameters is a list"),
     ("no data", lambda c: c.update(data=None), "data is null"),
     ("text as arguments of the data", lambda c: c["data"].update(init_args="x"), r"data\.init_args is 'x'"),
+    (
+        "an address of the data",
+        lambda c: c["data"]["init_args"].update(urls=["https://host/file"]),
+        r"data\.init_args\.urls is a list of 1 values, not null",
+    ),
     ("number as weights", lambda c: c.update(state_dict=5), "state_dict is 5"),
     ("text as a weight", lambda c: c["state_dict"].update(x="y"), r"state_dict\.x is 'y', not a tensor"),
     ("deep nesting", hparams(network_args={"depths": nested(400)}), "nested too deeply"),
