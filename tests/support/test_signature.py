@@ -28,5 +28,5 @@ def test_bases_that_receive_no_keywords_are_left_out() -> None:
 
 
 def test_a_data_source_has_its_own_parameters_and_the_shared_ones() -> None:
-    assert list(parameters_of(CIFAR10))[:3] == ["root", "batch_size", "eval_batch_size"]
+    assert list(parameters_of(CIFAR10))[:4] == ["root", "urls", "batch_size", "eval_batch_size"]
     assert parameters_of(Digits)["augment"].default.flip is False
