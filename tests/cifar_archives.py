@@ -24,7 +24,7 @@ from cifar_resnets.data.cifar import CIFAR10
 from cifar_resnets.errors import DataError
 
 NUM_EACH = 6  # images a batch file
-TOLD = ("url", "tgz_md5", "train_list", "test_list", "meta")
+PATCHED = ("url", "tgz_md5", "train_list", "test_list", "meta")
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -88,7 +88,7 @@ def folder_without_permission():
 
 
 class Tiny:
-    """A data set in CIFAR's format, small enough for a test; torchvision's class is told its checksums."""
+    """A data set in CIFAR's format, small enough for a test; torchvision's class gets its checksums."""
 
     def __init__(self, module, monkeypatch, num_each=NUM_EACH, with_names=True):
         self.module, self.source, self.monkeypatch = module, module._source, monkeypatch
@@ -125,10 +125,10 @@ class Tiny:
     def set_mirrors(self, *urls):
         self.monkeypatch.setitem(cifar_archive.MIRRORS, self.source.__name__, urls)
 
-    def told(self):
-        """What the classes have been told, for `tell` in another process."""
+    def patched(self):
+        """What differs from the real data set, for `patch` in another process."""
         name = self.source.__name__
-        values = {name: getattr(self.source, name) for name in TOLD}
+        values = {name: getattr(self.source, name) for name in PATCHED}
         return name, values, cifar_archive.SIZES[name], cifar_archive.MIRRORS[name]
 
     def write_folder(self, folder):
@@ -183,8 +183,8 @@ class Tiny:
             assert data.file_names(split) == (self.files[f"{split}_list"] if has_names else None)
 
 
-def tell(name, values, size, mirrors, constants):
-    """Tells the classes of a name the checksums and the addresses of a `Tiny`, for good, and `download` its limits."""
+def patch(name, values, size, mirrors, constants):
+    """Puts a `Tiny` in the place of a data set for the rest of the process, and sets constants of `download`."""
     for key, value in values.items():
         setattr(getattr(torchvision.datasets, name), key, value)
     cifar_archive.SIZES[name], cifar_archive.MIRRORS[name] = size, mirrors

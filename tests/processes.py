@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -21,7 +20,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from support import Result
+from support import Result, free_port
 
 from cifar_resnets.__main__ import main
 
@@ -138,9 +137,7 @@ def run_two_ranks(*args: str, cwd: Path) -> None:
     They leave what other launchers' ranks do, and have nothing to import. After `ddp_fork`, the test of a fit is logged
     at step 0.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     ranks = [Process(*args, *two, cwd=cwd, env={**env, "LOCAL_RANK": str(rank)}) for rank in range(2)]
     for result in [rank.wait() for rank in ranks]:

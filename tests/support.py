@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def terminal(*args: str, cwd: Path, width: int = 80) -> Result:
                 parts.append(part)
     os.close(ours)
     return Result(process.returncode, b"".join(parts).decode(), "")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def read_json(path: Path) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from exactness import differences
 from processes import run_two_ranks
-from support import TINY
+from support import TINY, free_port
 
 pytestmark = pytest.mark.process
 
@@ -79,12 +79,6 @@ def processes_in(folder: Path) -> list[int]:
             if Path(os.readlink(path / "cwd")) == folder and int(path.name) != os.getpid():
                 found.append(int(path.name))
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def is_open(port: int) -> bool:

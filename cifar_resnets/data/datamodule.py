@@ -133,8 +133,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         check_crops(self.augment, self.takes_crops)
         drawn = self._drawn_fraction
         enough = math.ceil((self.batch_size + len(self.class_names) + 1) / (1 - drawn))
-        count = self.count_images("train", enough)
-        if count is not None and count < enough:
+        if (count := self.count_images("train", enough)) is not None and count < enough:
             num_val = max(round(drawn * count), len(self.class_names)) if drawn else 0
             if count > num_val:  # otherwise `split_indices` says what is missing
                 check_batch_size(self.batch_size, count - num_val)

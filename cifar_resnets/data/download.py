@@ -103,7 +103,7 @@ class _File(NamedTuple):
         return self.part.stat().st_size if self.part.exists() else 0
 
     def is_complete(self) -> bool:
-        """Returns whether the file is whole; removes it if its bytes are wrong, for they cannot be told from others."""
+        """Returns whether the file is whole; removes it if its bytes are wrong: which ones are is not known."""
         if self.have < self.size:
             return False
         if self.have == self.size and md5_of(self.part) == self.md5:

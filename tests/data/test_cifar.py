@@ -5,17 +5,6 @@ from cifar_archives import Tiny, folder_without_permission, message_of
 from cifar_resnets.data.cifar import CIFAR10, CIFAR100
 from cifar_resnets.errors import ConfigurationError
 
-
-@pytest.fixture(params=[CIFAR10, CIFAR100], ids=lambda module: module.__name__)
-def tiny(request, monkeypatch):
-    return Tiny(request.param, monkeypatch)
-
-
-@pytest.fixture
-def tiny10(monkeypatch):
-    return Tiny(CIFAR10, monkeypatch)
-
-
 # Classes.
 
 

@@ -7,7 +7,6 @@ import pytest
 from cifar_archives import (
     PROXIES,
     Host,
-    Tiny,
     archives,
     folder_without_permission,
     message_of,
@@ -19,16 +18,6 @@ from cifar_resnets.data import cifar_archive, download
 from cifar_resnets.data.cifar import CIFAR10, CIFAR100
 from cifar_resnets.data.download import host_of
 from cifar_resnets.errors import DataError, OutputError
-
-
-@pytest.fixture(params=[CIFAR10, CIFAR100], ids=lambda module: module.__name__)
-def tiny(request, monkeypatch):
-    return Tiny(request.param, monkeypatch)
-
-
-@pytest.fixture
-def tiny10(monkeypatch):
-    return Tiny(CIFAR10, monkeypatch)
 
 
 @pytest.fixture

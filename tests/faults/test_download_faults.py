@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cifar_archives import PROXIES, Host, Tiny, archives, sends, serving, tell
+from cifar_archives import PROXIES, Host, Tiny, archives, patch, sends, serving
 from faults.matrix import ends_well, fault, files_in, leaves_nothing, one_line
 from processes import Process
 from support import TINY, Result
@@ -46,7 +46,7 @@ class Place:
     def start(self, uid: int | None = None, **limits: float) -> Process:
         """Starts a fit that knows of nothing but the small archive, and of no proxy; with limits of `download`."""
         limits = {"PAUSE": 0.0, **limits}
-        source = partial(tell, *self.tiny.told(), limits)
+        source = partial(patch, *self.tiny.patched(), limits)
         # one batch: a whole run shows no more of the images, and takes twice as long
         quick = ("fit", "-c", "recipe.yaml", "--trainer.fast_dev_run", "true")
         return Process(*quick, cwd=self.path, env=dict.fromkeys(PROXIES), uid=uid, before=source)

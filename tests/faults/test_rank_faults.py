@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 from faults.faulty import BUG, DATA, FULL, KILLED
 from faults.matrix import fault, one_line
 from slurm_cluster import Cluster, slurm_cluster
-from support import TINY, Result
+from support import TINY, Result, free_port
 
 pytestmark = pytest.mark.process
 
@@ -240,10 +239,9 @@ def test_slurm(cluster: Cluster, tmp_path: Path, args: list[str], status: str, l
 def job(cwd: Path, args: list[str], **env: str) -> Iterator[list[processes.Process]]:
     """Starts the processes that srun would start."""
     (cwd / "tiny.yaml").write_text(TINY)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NODELIST": "localhost", "NODEID": "0", "JOB_NAME": "job"}
-        variables = {f"SLURM_{name}": value for name, value in slurm.items()}
-        variables |= {"SLURM_JOB_ID": "7", "MASTER_PORT": str(free.getsockname()[1]), **env}
+    slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NODELIST": "localhost", "NODEID": "0", "JOB_NAME": "job"}
+    variables = {f"SLURM_{name}": value for name, value in slurm.items()}
+    variables |= {"SLURM_JOB_ID": "7", "MASTER_PORT": str(free_port()), **env}
     tasks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
     ranks = [processes.Process(*args, cwd=cwd, env={**variables, **task}) for task in tasks]
     try:
